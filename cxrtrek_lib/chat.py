@@ -1,0 +1,201 @@
+"""A case as the model sees it: chat messages, token ids, answer spans, image slots. The one renderer.
+
+Training and prediction both go through `Renderer`, piece by piece: the text between two answers is one
+piece, and each piece is tokenised on its own, exactly as it is when an answer has just been generated.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import polars as pl
+import torch
+from torch import Tensor
+
+PLACEHOLDER = "<image>"
+_COORDINATE = re.compile(r"(?<![\d.])(\d{1,3}\.\d{2})(?![\d.])")
+# Marks where an answer stands while the chat template renders; no question or answer holds this character.
+_ANSWER = "\x01"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question of a case and its gold answer; `n_images` films have been shown when it is asked."""
+
+    turn: int
+    stage: int
+    qtype: str
+    question: str
+    answer: str
+    n_images: int
+
+
+@dataclass(frozen=True)
+class Case:
+    """One study: its films (the current one first, then the prior) and its turns in stage order."""
+
+    sample_id: str
+    patient_id: str
+    images: tuple[Path, ...]
+    turns: tuple[Turn, ...]
+
+
+def cases(studies: pl.DataFrame, qa: pl.DataFrame, folder: Path) -> list[Case]:
+    """The cases of `studies`, in its order, with the turns of `qa`; image names are relative to `folder`.
+
+    Raises ValueError naming the first study that has no question or fewer films than its questions show.
+    """
+    turns: dict[str, list[Turn]] = {}
+    columns = ("sample_id", "turn", "stage", "qtype", "question", "answer", "image_input_count")
+    for sample_id, turn, stage, qtype, question, answer, n_images in (
+        qa.select(columns).sort("sample_id", "stage", "turn").iter_rows()
+    ):
+        question = question.replace(PLACEHOLDER, "").strip()
+        turns.setdefault(sample_id, []).append(
+            Turn(turn, stage, qtype, whole_percent(question), whole_percent(answer), n_images)
+        )
+    found = []
+    for sample_id, patient_id, images in studies.select("sample_id", "patient_id", "images").iter_rows():
+        if sample_id not in turns:
+            raise ValueError(f"{folder}: study {sample_id} has no question; build its Q&A again")
+        asked = turns[sample_id]
+        if max(t.n_images for t in asked) > len(images):
+            raise ValueError(f"{folder}: study {sample_id} shows more films than its {len(images)}")
+        found.append(Case(sample_id, patient_id, tuple(folder / i for i in images), tuple(asked)))
+    return found
+
+
+def whole_percent(text: str) -> str:
+    """Coordinates to the nearest whole percent, in the authors' two-decimal format.
+
+    A small decoder then needs one token per coordinate; the cost is at most half a percent of the film.
+
+    >>> whole_percent("(12.49, 40.50)")
+    '(12.00, 41.00)'
+    """
+    return _COORDINATE.sub(lambda match: f"{int(float(match[1]) + 0.5)}.00", text)
+
+
+def messages(turns: Sequence[Turn]) -> list[dict]:
+    """Hugging Face chat messages; a film stands in the first question that may look at it.
+
+    A prior film therefore appears with the first question of stage 5 (or with the first question asked,
+    when that one already compares).
+    """
+    chat, shown = [], 0
+    for turn in turns:
+        new = max(turn.n_images - shown, 0)
+        shown += new
+        content = [{"type": "image"}] * new + [{"type": "text", "text": turn.question}]
+        chat.append({"role": "user", "content": content})
+        chat.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer}]})
+    return chat
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One conversation: token ids, and for each answer its span [start, end), end-of-turn token included."""
+
+    ids: list[int]
+    answers: list[tuple[int, int]]
+    n_images: int
+
+
+class Renderer:
+    """Turns -> token ids, by the checkpoint's own processor and chat template.
+
+    processor         a Hugging Face processor with a chat template and an image token
+    tokens_per_image  how many image tokens one film takes
+    Raises ValueError when the processor lacks either.
+    """
+
+    def __init__(self, processor, tokens_per_image: int):
+        self.processor = processor
+        self.tokens_per_image = tokens_per_image
+        self.image_token = getattr(processor, "image_token", None)
+        if self.image_token is None or not processor.chat_template:
+            raise ValueError(
+                "the checkpoint's processor has no image token or no chat template; use a chat checkpoint"
+            )
+        self.tokenise = lru_cache(maxsize=100_000)(self._tokenise)
+        self.end_of_turn = self.pieces([Turn(0, 1, "captioning", "?", "!", 0)])[-1][0]
+
+    def _tokenise(self, text: str) -> list[int]:
+        text = text.replace(self.image_token, self.image_token * self.tokens_per_image)
+        return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def pieces(self, turns: Sequence[Turn]) -> list[list[int]]:
+        """Token ids before the first answer, between answers, and after the last: len(turns) + 1 pieces.
+
+        Every piece but the first begins with the end-of-turn token that closes the answer before it.
+        """
+        chat = messages(turns)
+        for message in chat[1::2]:
+            message["content"] = [{"type": "text", "text": _ANSWER}]
+        text = self.processor.apply_chat_template(chat, tokenize=False)
+        found = text.split(_ANSWER)
+        if len(found) != len(turns) + 1:
+            raise ValueError("the chat template drops or repeats answers; this checkpoint cannot be used")
+        return [self.tokenise(piece) for piece in found]
+
+    def conversation(self, turns: Sequence[Turn]) -> Tokens:
+        """The turns one after another, each with all earlier questions and answers before it."""
+        ids: list[int] = []
+        spans = []
+        *prompts, _ = self.pieces(turns)
+        for prompt, turn in zip(prompts, turns, strict=True):
+            ids += prompt
+            start = len(ids)
+            ids += self.tokenise(turn.answer)
+            spans.append((start, len(ids) + 1))
+        return Tokens([*ids, self.end_of_turn], spans, max(turn.n_images for turn in turns))
+
+    def alone(self, turns: Sequence[Turn]) -> tuple[Tokens, list[int], list[int]]:
+        """Every turn as if it were the only one, packed behind one copy of the films.
+
+        Returns (tokens, group, positions): tokens of group 0 are the films, of group k the k-th turn; a
+        turn sees the films it may look at and itself, and its positions follow those films directly.
+        `alone_mask` turns the groups into an attention mask.
+        """
+        alone = [self.conversation([turn]) for turn in turns]
+        starts = [self._after_films(one) for one in alone]
+        widest = max(range(len(turns)), key=lambda i: starts[i])
+        ids = list(alone[widest].ids[: starts[widest]])
+        group, positions, spans = [0] * len(ids), list(range(len(ids))), []
+        for k, (one, start) in enumerate(zip(alone, starts, strict=True), 1):
+            if one.ids[:start] != ids[:start]:
+                raise ValueError(
+                    "the chat template changes the text before the films; alone-training needs it fixed"
+                )
+            (first, last), shift = one.answers[0], len(ids) - start
+            spans.append((first + shift, last + shift))
+            ids += one.ids[start:]
+            group += [k] * (len(one.ids) - start)
+            positions += range(start, len(one.ids))
+        return Tokens(ids, spans, max(turn.n_images for turn in turns)), group, positions
+
+    def _after_films(self, tokens: Tokens) -> int:
+        """Index of the first token after the last film."""
+        image_id = self.processor.tokenizer.convert_tokens_to_ids(self.image_token)
+        return len(tokens.ids) - tokens.ids[::-1].index(image_id) if image_id in tokens.ids else 0
+
+
+def alone_mask(group: Tensor, positions: Tensor) -> Tensor:
+    """Who sees whom when turns are packed alone: bool [B, 1, L, L] from group and positions, int [B, L].
+
+    A token sees its own group up to itself, and of the films (group 0) those that come before its turn's
+    first position: a question about the current film never sees the prior one. Padding is group -1 and
+    sees only itself, so that no row of the softmax is empty.
+    """
+    causal = torch.ones(group.shape[1], group.shape[1], dtype=torch.bool, device=group.device).tril()
+    same = group.unsqueeze(2) == group.unsqueeze(1)
+    film = (group == 0).unsqueeze(1)
+    first = torch.full_like(group, 0)
+    for k in range(1, int(group.max()) + 1):
+        inside = group == k
+        start = torch.where(inside, positions, positions.max() + 1).amin(1, keepdim=True)
+        first = torch.where(inside, start, first)
+    before = positions.unsqueeze(1) < first.unsqueeze(2)
+    return ((same & causal) | (film & before)).unsqueeze(1)

@@ -1,0 +1,180 @@
+"""Figures of films: contact sheets and detection examples. A simulated film says so in the picture itself.
+
+As in figures.py, every function returns (figure, data, caption).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from matplotlib import patheffects
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from cxrtrek_lib import draws, images
+from cxrtrek_lib.figures import PAGE, Drawing, styled
+from cxrtrek_lib.findings import FINDINGS
+from cxrtrek_lib.metrics import box_score
+from cxrtrek_lib.schema import is_box, parse_boxes
+
+GOLD, ANSWER = "#F0E442", "#56B4E9"  # yellow and sky blue: both read on black, white and for the colour-blind
+Boxes = Sequence[Sequence[float]]
+_HALO = [patheffects.withStroke(linewidth=1.8, foreground="black")]
+
+
+def _film(ax: Axes, film: np.ndarray, title: str, origin: str) -> None:
+    """One film in gray, its origin written into the lower left corner."""
+    grays = {"vmin": 0, "vmax": 255 if film.dtype == np.uint8 else 1}
+    ax.imshow(film, cmap="gray", extent=(0, 100, 100, 0), interpolation="antialiased", **grays)
+    ax.set_axis_off()
+    ax.set_title(title, fontsize=6.5, fontweight="normal", pad=3)
+    ax.text(2, 98, origin.upper(), color="white", fontsize=5, va="bottom", path_effects=_HALO)
+
+
+def _draw(ax: Axes, boxes: Boxes, colour: str, line: str | tuple) -> None:
+    for x1, y1, x2, y2 in boxes:
+        edge = {"fill": False, "ec": colour, "lw": 0.9, "ls": line, "path_effects": _HALO}
+        ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **edge))
+
+
+def _grid(n: int, columns: int, title_lines: int) -> tuple:
+    """A page-wide grid of square axes for n films; the unused ones are hidden."""
+    if n == 0:
+        raise ValueError("no film to draw: the selection is empty")
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    side = PAGE / columns
+    size = (PAGE, rows * (side + 0.11 * title_lines) + 0.25)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    for ax in axes.flat[n:]:
+        ax.set_axis_off()
+    return figure, axes.flat
+
+
+@styled
+def contact_sheet(
+    films: Sequence[np.ndarray],
+    titles: Sequence[str],
+    boxes: Sequence[Boxes] | None = None,
+    *,
+    origin: str,
+    columns: int = 5,
+) -> Drawing:
+    """Films side by side with their boxes.
+
+    films   uint8 or float in [0, 1], each (H, W), square
+    titles  one per film, at most two short lines
+    boxes   per film, x1 y1 x2 y2 in percent of the image; None = none drawn
+    origin  "simulated" or "real", written into every film
+    """
+    boxes = boxes if boxes is not None else [[]] * len(films)
+    figure, axes = _grid(len(films), columns, max((title.count("\n") + 1 for title in titles), default=1))
+    rows = []
+    for ax, film, title, marked in zip(axes, films, titles, boxes, strict=False):
+        _film(ax, film, title, origin)
+        _draw(ax, marked, GOLD, "-")
+        where = "; ".join(" ".join(f"{v:.2f}" for v in box) for box in marked)
+        rows.append({"title": title.replace("\n", ", "), "boxes_percent": where, "image_origin": origin})
+    caption = f"{len(films)} {origin} films" + (
+        " with the boxes of their findings (yellow)." if any(map(len, boxes)) else "."
+    )
+    return figure, pl.DataFrame(rows), caption
+
+
+@styled
+def detection_examples(
+    films: Sequence[np.ndarray],
+    names: Sequence[str],
+    gold: Sequence[Boxes],
+    predicted: Sequence[Boxes],
+    *,
+    origin: str,
+    columns: int = 5,
+) -> Drawing:
+    """Gold boxes (solid) and answered boxes (dashed) on their films, with the mean IoU of each answer.
+
+    films, names     one per example; names say what was to be found
+    gold, predicted  per example, boxes in percent of the image; an answer without box is an empty list
+    """
+    figure, axes = _grid(len(films), columns, 2)
+    rows = []
+    for ax, film, name, right, said in zip(axes, films, names, gold, predicted, strict=False):
+        iou = box_score(right, said)["iou"] if len(said) else 0.0
+        _film(ax, film, f"{name}\n" + (f"IoU {iou:.2f}" if len(said) else "no box answered"), origin)
+        _draw(ax, right, GOLD, "-")
+        _draw(ax, said, ANSWER, (0, (3, 2)))
+        rows.append({"target": name, "iou": iou, "gold_boxes": len(right), "answered_boxes": len(said)})
+    mean = float(np.mean([row["iou"] for row in rows]))
+    caption = (
+        f"Detection answers on {len(rows)} {origin} test films: gold box (yellow, solid) and answered "
+        "box (blue, "
+        f"dashed). Examples were drawn by hash, not chosen; their mean IoU is {mean:.2f}."
+    )
+    return figure, pl.DataFrame(rows), caption
+
+
+def _first_by_hash(samples: Sequence[str], seed: int, purpose: str, n: int) -> list[str]:
+    return sorted(samples, key=lambda sample: (draws.key(seed, purpose, sample), sample))[:n]
+
+
+def cohort_sheet(
+    studies: pl.DataFrame,
+    findings: pl.DataFrame,
+    boxes: pl.DataFrame,
+    folder: Path,
+    *,
+    seed: int,
+    n: int = 10,
+) -> Drawing:
+    """Contact sheet of n cases drawn by hash: view, what is present, and the boxes of the findings.
+
+    studies, findings, boxes  tables of a cohort (schema.py); boxes of anatomical regions are not drawn
+    folder                    of the cohort: the studies' images are relative to it
+    """
+    known = {study["sample_id"]: study for study in studies.iter_rows(named=True)}
+    films, titles, marked = [], [], []
+    for sample in _first_by_hash(list(known), seed, "cohort sheet", n):
+        study = known[sample]
+        here = findings.filter(pl.col("sample_id") == sample, pl.col("status") == "present")
+        where = boxes.filter(pl.col("sample_id") == sample, pl.col("image_id") == 1)
+        where = where.filter(pl.col("target").is_in(list(FINDINGS)))
+        films.append(images.read(folder / study["images"][0]))
+        shown = here["finding"].to_list() or ["no finding"]
+        more = f" + {len(shown) - 1} more" if len(shown) > 1 else ""
+        titles.append(f"{study['source']}, {study['views'][0]}\n{shown[0]}{more}")
+        marked.append(where.select("x1", "y1", "x2", "y2").rows())
+    figure, data, caption = contact_sheet(
+        films, titles, marked, origin=studies["image_origin"].unique().item()
+    )
+    return figure, data, f"{caption} Drawn by hash from {len(known):,} cases, not chosen."
+
+
+def answer_examples(
+    studies: pl.DataFrame,
+    qa: pl.DataFrame,
+    predictions: pl.DataFrame,
+    folder: Path,
+    *,
+    seed: int,
+    n: int = 10,
+) -> Drawing:
+    """Detection answers about findings (not regions), one per case, n cases drawn by hash.
+
+    Raises ValueError when no detection question about a finding was asked.
+    """
+    asked = qa.filter(pl.col("qtype") == "detection", pl.col("target").is_in(list(FINDINGS)))
+    answers = predictions.select("sample_id", "turn", given="answer")
+    given = asked.join(answers, on=["sample_id", "turn"], how="left")
+    known = {study["sample_id"]: study for study in studies.iter_rows(named=True)}
+    films, names, gold, said = [], [], [], []
+    for sample in _first_by_hash(given["sample_id"].unique().to_list(), seed, "detection examples", n):
+        turns = given.filter(pl.col("sample_id") == sample).sort("turn").rows(named=True)
+        turn = draws.pick(seed, sample, "detection examples", turns)
+        films.append(images.read(folder / known[sample]["images"][(turn["image_id"] or 1) - 1]))
+        names.append(turn["target"])
+        gold.append(turn["bbox_list"])
+        said.append([box for box in parse_boxes(turn["given"] or "") if is_box(box)])
+    origin = studies["image_origin"].unique().item()
+    return detection_examples(films, names, gold, said, origin=origin)

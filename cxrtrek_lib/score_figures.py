@@ -1,0 +1,240 @@
+"""Figures of scores: stage radars, systems side by side, stage x format, external datasets.
+
+As in figures.py, every function returns (figure, data, caption).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.patches import Rectangle
+
+from cxrtrek_lib.figures import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    KINDS,
+    ORANGE,
+    PAGE,
+    RED,
+    STAGE_LABELS,
+    Drawing,
+    letter,
+    styled,
+)
+from cxrtrek_lib.schema import STAGES
+
+# System -> (label, colour, marker); colour and marker both tell systems apart.
+SYSTEMS = {
+    "predicted": ("own answers as context", BLUE, "o"),
+    "gold": ("gold answers as context", ORANGE, "s"),
+    "none": ("no context", GREEN, "^"),
+    "blank_image": ("blank image", RED, "D"),
+    "majority": ("majority answer", GREY, "X"),
+}
+
+
+def _stage_table(systems: dict[str, pl.DataFrame]) -> pl.DataFrame:
+    parts = [
+        table.filter(pl.col("level") == "stage").select(
+            pl.lit(name).alias("system"), "stage", "n", "score", "low", "high"
+        )
+        for name, table in systems.items()
+    ]
+    return pl.concat(parts)
+
+
+@styled
+def stage_radar(systems: dict[str, pl.DataFrame], *, origin: str) -> Drawing:
+    """Figure 4 of the paper: one axis per stage, one line per system, 95 % intervals as radial bars.
+
+    systems  name as in SYSTEMS -> evaluation.stage_scores table, same questions each
+    A stage without questions has a dotted axis that says so; lines across it are dotted, too.
+    """
+    data = _stage_table(systems)
+    asked = sorted(data["stage"].unique())
+    angle = {stage: 2 * np.pi * k / len(STAGES) for k, stage in enumerate(STAGES)}
+    figure, ax = plt.subplots(figsize=(PAGE * 0.86, 3.9), subplot_kw={"projection": "polar"})
+    ax.set_theta_offset(np.pi / 2)
+    ax.set_theta_direction(-1)
+    ax.set_ylim(0, 1)
+    ax.set_yticks([0.25, 0.5, 0.75, 1], ["0.25", "0.5", "0.75", ""], color=GREY, fontsize=6)
+    ax.set_rlabel_position(np.degrees(angle[2]) / 2)
+    ax.set_xticks([angle[stage] for stage in STAGES], [""] * len(STAGES))
+    ax.xaxis.grid(False)
+    ax.spines["polar"].set_color("#CCCCCC")
+    counts = dict(data.select("stage", "n").unique().iter_rows())
+    for stage, label in STAGE_LABELS.items():
+        there = stage in asked
+        ax.plot([angle[stage]] * 2, [0, 1], color="#BBBBBB", lw=0.6, ls="-" if there else (0, (1, 3)))
+        x, y = np.sin(angle[stage]), np.cos(angle[stage])
+        side = "center" if abs(x) < 0.1 else ("left" if x > 0 else "right")
+        text = f"{label}\n" + (f"n = {counts[stage]:,}" if there else "no questions")
+        up = "center" if abs(y) < 0.1 else ("bottom" if y > 0 else "top")
+        ax.text(angle[stage], 1.06, text, ha=side, va=up, color=BLACK if there else GREY)
+    for k, (name, table) in enumerate(data.group_by("system", maintain_order=True)):
+        label, colour, marker = SYSTEMS[name[0]]
+        points = {row["stage"]: row for row in table.iter_rows(named=True)}
+        shift = (k - (len(systems) - 1) / 2) * 0.045  # systems side by side, so that bars do not hide bars
+        for here, there in zip(asked, [*asked[1:], asked[0]], strict=True):
+            whole = (there - here) % len(STAGES) == 1
+            ends = [angle[here] + shift, angle[there] + shift + (2 * np.pi if there <= here else 0)]
+            line = _chord(ends, [points[here]["score"], points[there]["score"]])
+            ax.plot(*line, color=colour, lw=1.2 if whole else 0.8, ls="-" if whole else (0, (1, 2)))
+        at = [angle[stage] + shift for stage in asked]
+        for theta, stage in zip(at, asked, strict=True):
+            ax.plot(
+                [theta] * 2, [points[stage]["low"], points[stage]["high"]], color=colour, lw=2.4, alpha=0.35
+            )
+        ax.plot(
+            at,
+            [points[stage]["score"] for stage in asked],
+            marker,
+            color=colour,
+            mec="white",
+            mew=0.5,
+            ms=5,
+            label=label,
+        )
+    figure.legend(loc="outside lower center", ncols=len(systems), handletextpad=0.2, columnspacing=1.4)
+    patients = max(table["n_patients"].max() for table in systems.values())
+    caption = (
+        f"Stage scores (0-1, mean of the primary metrics of the stage's formats) of {len(systems)} "
+        "systems on "
+        f"the test split, {patients:,} patients, {origin} films. Bars: 95 % patient-cluster bootstrap "
+        "intervals. "
+        "Stages marked 'no questions' are not scored."
+    )
+    return figure, data, caption
+
+
+def _chord(theta: Sequence[float], radius: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """The straight line between two points of a polar plot, which Matplotlib would draw as a spiral."""
+    share = np.linspace(0, 1, 40)
+    x = (1 - share) * radius[0] * np.cos(theta[0]) + share * radius[1] * np.cos(theta[1])
+    y = (1 - share) * radius[0] * np.sin(theta[0]) + share * radius[1] * np.sin(theta[1])
+    return np.arctan2(y, x), np.hypot(x, y)
+
+
+@styled
+def context_modes(evaluation: dict[str, Any], *, origin: str) -> Drawing:
+    """Every system beside the others: overall score, yes/no balanced accuracy, mean IoU of boxes.
+
+    evaluation  the content of evaluation.json
+    """
+    panels = (
+        ("overall", "Overall score", "mean of stage scores"),
+        ("yes_no_balanced_accuracy", "Yes/no questions", "balanced accuracy"),
+        ("detection_mean_iou", "Boxes", "mean IoU"),
+    )
+    names = [name for name in SYSTEMS if name in evaluation["overall"]]
+    figure, axes = plt.subplots(1, 3, figsize=(PAGE, 0.8 + 0.26 * len(names)), sharey=True)
+    rows = []
+    for k, (ax, (key, title, unit)) in enumerate(zip(axes, panels, strict=True)):
+        for row, name in enumerate(names):
+            found = evaluation[key][name]
+            rows.append({"panel": key, "system": name} | found)
+            _, colour, marker = SYSTEMS[name]
+            if not found["n"]:
+                ax.text(0.5, row, "no questions", color=GREY, ha="center", va="center")
+                continue
+            ax.plot([found["low"], found["high"]], [row, row], color=colour, lw=2.4, alpha=0.4)
+            ax.plot(found["score"], row, marker, color=colour, mec="white", mew=0.5, ms=6)
+            ax.annotate(
+                f"{found['score']:.3f}",
+                (found["score"], row),
+                xytext=(0, 5),
+                textcoords="offset points",
+                ha="center",
+            )
+        ax.set_yticks(range(len(names)), [SYSTEMS[name][0] for name in names])
+        ax.set_ylim(len(names) - 0.5, -0.75)
+        ax.set_xlim(0, 1)
+        ax.grid(axis="x")
+        ax.set_xlabel(unit)
+        letter(ax, "abc"[k], title)
+    axes[1].axvline(0.5, color=BLACK, lw=0.7, ls=(0, (4, 2)))
+    n = evaluation["overall"][names[0]]["n"]
+    caption = (
+        f"Systems on the same {n:,} test questions ({origin} films): score with 95 % patient-cluster "
+        "bootstrap "
+        "interval. Dashed: balanced accuracy of any constant answer."
+    )
+    return figure, pl.DataFrame(rows, infer_schema_length=None), caption
+
+
+@styled
+def stage_format_heatmap(table: pl.DataFrame, *, system: str, origin: str) -> Drawing:
+    """Score of every stage x format of one system, with n; hatched where no question exists.
+
+    table  evaluation.stage_scores of the system
+    """
+    cells = table.filter(pl.col("level") == "format")
+    found = {(row["stage"], row["format"]): row for row in cells.iter_rows(named=True)}
+    values = np.array([[found.get((s, kind), {}).get("score", np.nan) for kind in KINDS] for s in STAGES])
+    texts = [
+        [
+            f"{found[s, kind]['score']:.2f}\nn = {found[s, kind]['n']:,}" if (s, kind) in found else ""
+            for kind in KINDS
+        ]
+        for s in STAGES
+    ]
+    figure, ax = plt.subplots(figsize=(PAGE * 0.66, 3.7))
+    frame = pl.DataFrame(values, schema=list(KINDS)).to_pandas().set_axis(list(STAGE_LABELS.values()))
+    ax.add_patch(
+        Rectangle((0, 0), len(KINDS), len(STAGES), hatch="////", fc="white", ec="#DDDDDD", lw=0, zorder=0)
+    )
+    bar = {"label": "primary score", "shrink": 0.8}
+    look = {"cmap": "cividis", "linewidths": 0.8, "linecolor": "white", "annot_kws": {"fontsize": 6.5}}
+    hidden = np.isnan(values)
+    sns.heatmap(
+        frame, ax=ax, vmin=0, vmax=1, annot=np.array(texts), fmt="", mask=hidden, cbar_kws=bar, **look
+    )
+    ax.tick_params(length=0)
+    ax.tick_params(axis="y", rotation=0)
+    ax.xaxis.tick_top()
+    caption = (
+        f"Primary score (0-1) of every stage and response format, {SYSTEMS[system][0]}, {origin} films; "
+        "n answers. Hatched: no such question. "
+        "Open-ended: mean of ROUGE-L F1 and finding-F1; close-ended: balanced accuracy; "
+        "choice: exact set; detection: F1 at IoU 0.5. Intervals are in the table of stage scores."
+    )
+    return figure, cells, caption
+
+
+@styled
+def transfer_forest(table: pl.DataFrame) -> Drawing:
+    """External datasets: one row per score with its 95 % interval, the baseline as an open diamond.
+
+    table  columns dataset, task, metric, score, low, high, n, image_origin, baseline, baseline_name
+    """
+    figure, ax = plt.subplots(figsize=(PAGE, 0.75 + 0.3 * table.height))
+    for row, entry in enumerate(table.iter_rows(named=True)):
+        ax.plot([entry["low"], entry["high"]], [row, row], color=BLUE, lw=1.6)
+        ax.plot(entry["score"], row, "s", color=BLUE, ms=5)
+        if entry["baseline"] is not None:
+            ax.plot(entry["baseline"], row, "D", mfc="white", mec=BLACK, ms=5, mew=0.8, zorder=3)
+        text = f"{entry['score']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})   n = {entry['n']:,}"
+        ax.text(1.03, row, text, va="center", transform=ax.get_yaxis_transform())
+    labels = [
+        f"{e['dataset']}: {e['task']}\n{e['metric']}, {e['image_origin']}"
+        for e in table.iter_rows(named=True)
+    ]
+    ax.set_yticks(range(table.height), labels, linespacing=1.15)
+    ax.set_ylim(table.height - 0.4, -0.6)
+    ax.set_xlim(0, 1)
+    ax.grid(axis="x")
+    ax.set_xlabel("score (95 % interval); open diamond: baseline")
+    named = table.filter(pl.col("baseline").is_not_null())
+    baselines = sorted(set(named["baseline_name"]))
+    caption = (
+        "External datasets, none used in training; our own choice, not the paper's (which are not public). "
+        "95 % intervals by patient-cluster bootstrap. "
+        + (f"Open diamonds: {', '.join(baselines)}. " if baselines else "")
+        + f"Image origin: {', '.join(sorted(set(table['image_origin'])))}."
+    )
+    return figure, table, caption

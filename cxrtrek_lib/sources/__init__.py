@@ -1,0 +1,1 @@
+"""Annotation tables that install with pip: one module each, read from the user's own installation."""

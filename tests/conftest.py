@@ -1,0 +1,12 @@
+"""What every test needs: quiet libraries, reproducible hypothesis runs, no window for a figure."""
+
+import os
+
+from hypothesis import settings
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# A shared 2-core machine stalls for seconds at times: a slow example is no failed property.
+settings.register_profile("study", deadline=None, derandomize=True)
+settings.load_profile("study")

@@ -1,0 +1,175 @@
+"""Stage scores against scikit-learn and a brute-force bootstrap; the metrics files against their contract."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from fake_answers import fake_cohort, fake_predictions, fake_scores, patients_of
+from sklearn.metrics import balanced_accuracy_score
+
+from cxrtrek_lib.evaluation import (
+    difference,
+    evaluation_json,
+    finetune_json,
+    side_by_side,
+    stage_scores,
+    sums,
+    write_metrics,
+)
+from cxrtrek_lib.inference_stats import cluster_weights
+from cxrtrek_lib.metrics import score_answers
+
+STUDIES, QUESTIONS = fake_cohort(40)
+ROWS = fake_scores(QUESTIONS, 0.7)
+
+
+def by_hand(rows: pl.DataFrame) -> tuple[dict, dict, float]:
+    """Cell, stage and overall scores the slow way, balanced accuracy by scikit-learn."""
+    cells = {}
+    for (stage, kind), part in rows.group_by("stage", "format"):
+        if kind == "close-ended":
+            said = part["pred_class"].fill_null("unparsed")
+            cells[stage, kind] = balanced_accuracy_score(part["gold_class"].to_numpy(), said.to_numpy())
+        else:
+            cells[stage, kind] = part["score"].mean()
+    stages = {s: float(np.mean([v for (t, _), v in cells.items() if t == s])) for s in {s for s, _ in cells}}
+    return cells, stages, float(np.mean(list(stages.values())))
+
+
+def test_scores_are_means_of_formats_and_of_stages():
+    cells, stages, overall = by_hand(ROWS)
+    table = stage_scores(ROWS, n_boot=50, seed=0)
+    for row in table.iter_rows(named=True):
+        expected = {
+            "format": lambda row: cells[row["stage"], row["format"]],
+            "stage": lambda row: stages[row["stage"]],
+            "overall": lambda row: overall,
+        }[row["level"]](row)
+        assert row["score"] == pytest.approx(expected), row
+        assert 0 <= row["low"] <= row["score"] <= row["high"] <= 1
+    assert table.filter(pl.col("level") == "stage")["stage"].to_list() == [1, 2, 3, 5, 8]  # 4, 6, 7: no row
+    assert table.filter(pl.col("level") == "overall")["n"].item() == ROWS.height
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes")
+def test_interval_equals_a_brute_force_bootstrap():
+    """Every draw rebuilds the table row by row and scores it from scratch."""
+    patients = sorted(ROWS["patient_id"].unique())
+    n_boot = 60
+    drawn = []
+    for weights in np.concatenate(list(cluster_weights(len(patients), n_boot, seed=7))):
+        copies = [p for p, w in zip(patients, weights, strict=True) for _ in range(int(w))]
+        resampled = pl.DataFrame({"patient_id": copies}).join(ROWS, on="patient_id")
+        drawn.append(by_hand(resampled))
+    table = stage_scores(ROWS, n_boot=n_boot, seed=7)
+    overall = table.filter(pl.col("level") == "overall").row(0, named=True)
+    assert (overall["low"], overall["high"]) == pytest.approx(
+        tuple(np.percentile([d[2] for d in drawn], [2.5, 97.5]))
+    )
+    stage = table.filter(pl.col("level") == "stage", pl.col("stage") == 2).row(0, named=True)
+    assert (stage["low"], stage["high"]) == pytest.approx(
+        tuple(np.percentile([d[1][2] for d in drawn], [2.5, 97.5]))
+    )
+
+
+def test_tables_side_by_side():
+    table = stage_scores(ROWS, n_boot=50, seed=0)
+    both = side_by_side({"a": table, "b": table})
+    assert both.columns[0] == "system" and both.height == 2 * table.height
+    assert both.filter(system="b").drop("system").equals(table)
+
+
+def test_order_of_rows_does_not_matter():
+    shuffled = ROWS.sample(fraction=1, shuffle=True, seed=3)
+    assert stage_scores(shuffled, n_boot=50, seed=0).equals(stage_scores(ROWS, n_boot=50, seed=0))
+
+
+def test_a_constant_yes_scores_one_half_on_yes_no_however_rare_no_is():
+    closed = QUESTIONS.filter(pl.col("qtype") == "yes_no")
+    said = closed.select("sample_id", "turn", answer=pl.lit("Yes."))
+    table = stage_scores(score_answers(closed, said, patients_of(closed)), n_boot=50, seed=0)
+    assert table["score"].to_list() == [0.5, 0.5, 0.5]
+
+
+def test_parse_failures_are_wrong_and_counted_apart():
+    said = fake_predictions(QUESTIONS, 1.0).with_columns(
+        answer=pl.when(pl.col("turn") == 0).then(pl.lit("?!")).otherwise(pl.col("answer"))
+    )
+    table = stage_scores(score_answers(QUESTIONS, said, patients_of(QUESTIONS)), n_boot=50, seed=0)
+    first = table.filter(pl.col("level") == "stage", pl.col("stage") == 1).row(0, named=True)
+    assert (first["score"], first["parse_failure_rate"]) == (0.0, 1.0)
+    overall = table.filter(pl.col("level") == "overall").row(0, named=True)
+    assert overall["score"] == pytest.approx(0.8)
+    assert overall["parse_failure_rate"] == pytest.approx(40 / QUESTIONS.height)
+
+
+def test_no_row_is_an_error_of_one_line():
+    with pytest.raises(ValueError, match="0 rows"):
+        sums(ROWS[:0])
+
+
+def test_difference_of_two_systems():
+    worse = fake_scores(QUESTIONS, 0.3, seed=1)
+    found = difference(ROWS, worse, n_boot=300, seed=0)
+    assert found["difference"] == pytest.approx(by_hand(ROWS)[2] - by_hand(worse)[2])
+    assert 0 < found["low"] < found["high"] and found["p"] < 0.05
+    with pytest.raises(ValueError, match="different questions"):
+        difference(ROWS, worse[1:], n_boot=10, seed=0)
+
+
+def test_evaluation_json_has_the_promised_keys():
+    systems = {m: fake_scores(QUESTIONS, s) for m, s in (("predicted", 0.7), ("gold", 0.8), ("none", 0.6))}
+    content = evaluation_json(systems | {"blank_image": fake_scores(QUESTIONS, 0.3)}, n_boot=100, seed=0)
+    modes = {"predicted", "gold", "none", "blank_image"}
+    for key in ("overall", "stages", "yes_no_balanced_accuracy", "detection_mean_iou", "parse_failure_rate"):
+        assert set(content[key]) == modes
+    assert set(content["overall"]["predicted"]) == {"score", "low", "high", "n"}
+    assert list(content["stages"]["gold"]) == [str(stage) for stage in range(1, 9)]
+    assert content["stages"]["gold"]["4"]["n"] == 0 and np.isnan(content["stages"]["gold"]["4"]["score"])
+    assert set(content["differences"]) == {"predicted - blank_image", "predicted - none", "gold - predicted"}
+    for test in content["differences"].values():
+        assert test["p_holm"] >= test["p"]
+    closed = systems["gold"].filter(pl.col("format") == "close-ended")
+    assert content["yes_no_balanced_accuracy"]["gold"]["score"] == pytest.approx(
+        balanced_accuracy_score(closed["gold_class"].to_numpy(), closed["pred_class"].to_numpy())
+    )
+
+
+def test_metrics_file_is_plain_rounded_and_byte_stable(tmp_path):
+    path = tmp_path / "deep" / "evaluation.json"
+    content = {"b": {"score": np.float64(1 / 3), "n": np.int64(3)}, "a": [float("nan"), -0.0, True, None]}
+    write_metrics(path, content)
+    first = path.read_bytes()
+    assert first.index(b'"a"') < first.index(b'"b"') and first.endswith(b"}\n")
+    assert json.loads(first) == {"a": [None, 0.0, True, None], "b": {"n": 3, "score": 0.333333}}
+    write_metrics(path, dict(reversed(content.items())))
+    assert path.read_bytes() == first
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot write"):
+        write_metrics(tmp_path / "file" / "x.json", content)
+
+
+def test_finetune_json():
+    history = {
+        "encoder": [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.5}],
+        "decoder": [
+            {"step": 10, "train_loss": 3.0},
+            {"step": 10, "validation_loss": 2.0},
+            {"step": 20, "train_loss": 1.0},
+            {"step": 20, "validation_loss": 2.5},
+        ],
+        "parameters": {"total": 5},
+        "cases": {"train": 8},
+    }
+    assert finetune_json(history) == {
+        "parameters": {"total": 5},
+        "cases": {"train": 8},
+        "encoder_epochs": 2,
+        "encoder_loss": 1.5,
+        "decoder_steps": 20,
+        "train_loss": 1.0,
+        "validation_loss": 2.5,
+        "best_validation_loss": 2.0,
+        "best_step": 10,
+    }

@@ -1,0 +1,190 @@
+"""The figures: numbers that are drawn, bytes that are stable, a style that leaves nothing behind."""
+
+import matplotlib as mpl
+import polars as pl
+import pytest
+from fake_answers import fake_boxes, fake_cohort, fake_film, fake_predictions, fake_scores
+from matplotlib import pyplot as plt
+from PIL import Image
+
+from cxrtrek_lib import figures, film_figures, paths, score_figures
+from cxrtrek_lib.evaluation import evaluation_json, stage_scores
+
+STUDIES, QUESTIONS = fake_cohort(24)
+ROWS = {name: fake_scores(QUESTIONS, skill) for name, skill in (("predicted", 0.8), ("majority", 0.4))}
+TABLES = {name: stage_scores(rows, n_boot=50, seed=0) for name, rows in ROWS.items()}
+HISTORY = {
+    "encoder": [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}],
+    "decoder": [
+        {"step": 1, "train_loss": 3.0},
+        {"step": 2, "train_loss": 2.0},
+        {"step": 2, "validation_loss": 2.5},
+        {"step": 3, "validation_loss": 2.25},
+    ],
+    "cases": {"train": 8, "validate": 4},
+}
+TRANSFER = pl.DataFrame(
+    {
+        "dataset": ["nih", "openi"],
+        "task": ["pneumothorax", "report"],
+        "metric": ["AUROC", "ROUGE-L F1"],
+        "score": [0.8, 0.3],
+        "low": [0.7, 0.2],
+        "high": [0.9, 0.4],
+        "n": [150, 150],
+        "baseline": [0.5, None],
+        "baseline_name": ["blank film", None],
+        "image_origin": ["simulated"] * 2,
+    }
+)
+BOX = [[10.0, 10.0, 50.0, 60.0]]
+DRAWINGS = {
+    "dataset_overview": lambda: figures.dataset_overview(QUESTIONS, origin="made up"),
+    "training_curves": lambda: figures.training_curves(HISTORY, origin="simulated"),
+    "stage_radar": lambda: score_figures.stage_radar(TABLES, origin="simulated"),
+    "context_modes": lambda: score_figures.context_modes(
+        evaluation_json(ROWS, n_boot=50, seed=0), origin="simulated"
+    ),
+    "stage_format_heatmap": lambda: score_figures.stage_format_heatmap(
+        TABLES["predicted"], system="predicted", origin="simulated"
+    ),
+    "transfer_forest": lambda: score_figures.transfer_forest(TRANSFER),
+    "contact_sheet": lambda: film_figures.contact_sheet(
+        [fake_film(1), fake_film(2)], ["PA", "AP"], [BOX, []], origin="simulated"
+    ),
+    "detection_examples": lambda: film_figures.detection_examples(
+        [fake_film(1), fake_film(2)], ["heart", "heart"], [BOX, BOX], [BOX, []], origin="simulated"
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(paths, "TABLES", tmp_path / "tables")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_saved_figure_is_complete_and_nothing_is_clipped(name, scratch):
+    before, opened = dict(mpl.rcParams), plt.get_fignums()
+    figure, data, caption = DRAWINGS[name]()
+    figure.draw_without_rendering()
+    inside = figure.get_tightbbox()
+    width, height = figure.get_size_inches()
+    assert inside.x0 > -0.02 and inside.y0 > -0.02, name
+    assert inside.x1 < width + 0.02 and inside.y1 < height + 0.02, name
+    assert width <= figures.PAGE + 1e-6
+    figures.save(figure, name, data, caption)
+    assert dict(mpl.rcParams) == before and plt.get_fignums() == opened
+    assert (scratch / "tables" / f"{name}.txt").read_text().strip() == caption
+    assert pl.read_csv(scratch / "tables" / f"{name}.csv").height == data.height > 0
+    with Image.open(scratch / "figures" / f"{name}.png") as picture:
+        assert picture.size == pytest.approx((width * 300, height * 300), abs=1)
+    pdf = (scratch / "figures" / f"{name}.pdf").read_bytes()
+    assert b"/FontFile2" in pdf and b"CreationDate" not in pdf and b"/Producer" not in pdf
+
+
+@pytest.mark.parametrize("name", ["training_curves", "stage_radar", "detection_examples"])
+def test_the_same_numbers_give_the_same_bytes(name, scratch):
+    def written():
+        figures.save(*[(drawn := DRAWINGS[name]())[0], name, *drawn[1:]])
+        return [path.read_bytes() for path in sorted(scratch.rglob(f"{name}.*"))]
+
+    first = written()
+    assert len(first) == 4 and written() == first
+
+
+def test_style_is_put_back_after_an_error():
+    before, opened = dict(mpl.rcParams), plt.get_fignums()
+    with pytest.raises(RuntimeError), figures.style():
+        plt.subplots()
+        raise RuntimeError
+    assert dict(mpl.rcParams) == before and plt.get_fignums() == opened
+
+
+def test_figure_2_numbers_by_hand():
+    _, data, caption = figures.dataset_overview(QUESTIONS, origin="made up")
+    per_stage = data.filter(pl.col("panel") == "c stage")
+    assert per_stage["share"].sum() == pytest.approx(1)
+    assert per_stage["published"].sum() == pytest.approx(1)
+    share = dict(per_stage.select("x", "share").iter_rows())
+    assert share["4"] == 0
+    assert share["2"] == pytest.approx((QUESTIONS["stage"] == 2).mean())
+    sizes = data.filter(pl.col("panel") == "d Q&A per sample")
+    mean = (sizes["x"].cast(pl.Int64) * sizes["share"]).sum()
+    assert mean == pytest.approx(QUESTIONS.height / QUESTIONS["sample_id"].n_unique())
+    answer = data.filter(pl.col("panel") == "e answer words")
+    words = [len(text.split()) for text in QUESTIONS["answer"]]
+    assert (answer["x"].cast(pl.Int64) * answer["share"]).sum() == pytest.approx(sum(words) / len(words))
+    assert f"{QUESTIONS.height:,} Q&A" in caption and "made up" in caption
+    with pytest.raises(ValueError, match="0 rows"):
+        figures.dataset_overview(QUESTIONS[:0], origin="made up")
+
+
+def test_training_curves_ring_the_best_validation_loss_where_there_is_one():
+    figure, data, _ = figures.training_curves(HISTORY, origin="simulated")
+    assert [text.get_text() for text in figure.axes[1].texts] == ["best 2.250"]
+    assert data.filter(phase="training")["loss"].to_list() == [3.0, 2.0]
+    short = HISTORY | {"decoder": HISTORY["decoder"][:2]}
+    figure, _, _ = figures.training_curves(short, origin="simulated")
+    assert not figure.axes[1].texts
+
+
+def test_published_reference_adds_up():
+    """Counts of the 100 samples: 2,606 Q&A; the four formats share the whole."""
+    assert sum(figures.PUBLISHED_STAGES.values()) == 2606
+    assert sum(figures.PUBLISHED_FORMATS.values()) == pytest.approx(1)
+
+
+def test_a_stage_without_questions_is_said_and_never_drawn_as_zero():
+    figure, data, _ = score_figures.stage_radar(TABLES, origin="simulated")
+    (ax,) = figure.axes
+    texts = [text.get_text() for text in ax.texts]
+    assert sum("no questions" in text for text in texts) == 3  # stages 4, 6 and 7
+    assert set(data["stage"]) == {1, 2, 3, 5, 8}
+    markers = [line for line in ax.get_lines() if line.get_marker() in ("o", "X")]
+    assert [len(line.get_xdata()) for line in markers] == [5, 5]
+
+
+def test_heatmap_leaves_absent_cells_empty():
+    figure, data, _ = DRAWINGS["stage_format_heatmap"]()
+    written = [text.get_text() for text in figure.axes[0].texts if text.get_text()]
+    assert len(written) == data.height
+
+
+def test_every_film_says_what_it_is():
+    for name in ("contact_sheet", "detection_examples"):
+        figure, _, caption = DRAWINGS[name]()
+        for ax in figure.axes[:2]:
+            assert "SIMULATED" in [text.get_text() for text in ax.texts]
+        assert "simulated" in caption
+
+
+def test_detection_examples_state_iou_and_missing_answers():
+    figure, data, caption = DRAWINGS["detection_examples"]()
+    assert data["iou"].to_list() == [1.0, 0.0]
+    assert "no box answered" in figure.axes[1].get_title(loc="left")
+    assert "mean IoU is 0.50" in caption
+    with pytest.raises(ValueError, match="empty"):
+        film_figures.detection_examples([], [], [], [], origin="simulated")
+
+
+def test_cases_on_sheets_are_drawn_by_hash_and_read_from_the_tables(scratch):
+    for image in STUDIES["images"].explode().unique():
+        Image.fromarray(fake_film(size=32)).save(scratch / image)
+    present = QUESTIONS.filter(qtype="detection").select("sample_id", "target").unique()
+    findings = present.select("sample_id", finding="target", status=pl.lit("present"))
+    boxes = fake_boxes(QUESTIONS)
+    _, sheet, caption = film_figures.cohort_sheet(STUDIES, findings, boxes, scratch, seed=0, n=6)
+    assert sheet.height == 6 and f"{STUDIES.height} cases" in caption
+    again = film_figures.cohort_sheet(STUDIES.reverse(), findings, boxes, scratch, seed=0, n=6)[1]
+    assert again.equals(sheet)
+    nothing = sheet.filter(pl.col("title").str.contains("no finding"))
+    assert 0 < nothing.height < 6 and set(nothing["boxes_percent"]) == {""}
+
+    answers = fake_predictions(QUESTIONS, 1.0)
+    _, examples, _ = film_figures.answer_examples(STUDIES, QUESTIONS, answers, scratch, seed=0, n=5)
+    assert examples.height == 5 and set(examples["iou"]) == {1.0}
+    _, examples, _ = film_figures.answer_examples(STUDIES, QUESTIONS, answers[:0], scratch, seed=0, n=5)
+    assert set(examples["answered_boxes"]) == {0}

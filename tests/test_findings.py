@@ -1,0 +1,48 @@
+"""The vocabulary: no name twice, no endless ancestry, every label map ends in it."""
+
+from collections import Counter
+
+import pytest
+
+from cxrtrek_lib import findings
+from cxrtrek_lib.findings import FINDINGS
+from cxrtrek_lib.sources import chexpert, nih, openi, padchest
+
+MAPS = {"chexpert": chexpert.CHEXPERT, "nih": nih.NIH, "adjudicated": nih.NIH_ADJUDICATED,
+        "padchest": padchest.PADCHEST, "openi": openi.OPENI}  # fmt: skip
+
+
+def test_no_word_means_two_findings():
+    words = Counter(w for name, finding in FINDINGS.items() for w in (name, *finding.synonyms))
+    assert [word for word, n in words.items() if n > 1] == []
+    assert all(word == word.lower().strip() for word in words)
+
+
+def test_the_names_that_other_parts_rely_on():
+    simulated = {"pleural effusion", "pneumothorax", "consolidation", "cardiomegaly", "pacemaker"}
+    assert simulated <= set(FINDINGS) and set(findings.CORE) <= set(FINDINGS)
+    assert "pacemaker" in findings.DEVICES and "pleural effusion" not in findings.DEVICES
+    assert {"heart", "left lung", "right hemidiaphragm", "left costophrenic angle"} <= set(findings.REGIONS)
+    assert not set(findings.REGIONS) & set(FINDINGS)
+
+
+@pytest.mark.parametrize("source", MAPS)
+def test_labels_map_into_the_vocabulary(source):
+    names = {name for name in MAPS[source].values() if name is not None}
+    assert names <= set(FINDINGS)
+
+
+def test_ancestors_and_relations():
+    assert findings.ancestors("nodule") == ["nodule or mass", "lung lesion", "lung opacity"]
+    assert findings.ancestors("cardiomegaly") == []
+    assert {"rib fracture", "clavicle fracture", "fracture"} <= findings.related(["fracture"])
+    assert "consolidation" not in findings.related(["nodule"])  # cousins are fair distractors
+    for name in FINDINGS:
+        assert name in findings.related([name])
+        assert all(name in findings.related([other]) for other in findings.related([name]))
+
+
+def test_canonical():
+    assert findings.canonical(" Pulmonary Edema ") == "edema"
+    assert findings.canonical("cardiac pacemaker") == "pacemaker"
+    assert findings.canonical("normal") is None

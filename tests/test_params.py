@@ -1,0 +1,178 @@
+"""params.yaml is checked to the last key; a mistake is told in one line that names the key and the fix."""
+
+import copy
+from typing import get_args
+
+import pytest
+import yaml
+
+from cxrtrek_lib import params, paths
+
+DEFAULT = yaml.safe_load((paths.PROFILES / "default.yaml").read_text())
+PROFILES = sorted(path.name for path in paths.PROFILES.glob("*.yaml"))
+
+
+def leaves(tree, above=()):
+    """Every (key path, value) of a nested mapping."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*above, key))
+        else:
+            yield (*above, key), value
+
+
+def changed(path, value):
+    """A deep copy of the default parameters with one value replaced."""
+    content = copy.deepcopy(DEFAULT)
+    group = content
+    for key in path[:-1]:
+        group = group[key]
+    group[path[-1]] = value
+    return content
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Write a mapping (or YAML text) to a file and load it."""
+
+    def write_and_load(content):
+        path = tmp_path / "params.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return params.load(path)
+
+    return write_and_load
+
+
+def message(load, content) -> str:
+    with pytest.raises(ValueError) as caught:
+        load(content)
+    text = str(caught.value)
+    assert "\n" not in text and "params.yaml: " in text
+    return text.split("params.yaml: ", 1)[1]
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_is_valid_and_complete(name):
+    groups = params.load(paths.PROFILES / name).groups()
+    written = yaml.safe_load((paths.PROFILES / name).read_text())
+    assert groups == written  # nothing added, dropped or renamed on the way to a notebook
+
+
+def test_profiles_are_the_promised_ones_and_differ():
+    assert PROFILES == ["default.yaml", "gpu.yaml", "paper.yaml", "smoke.yaml"]
+    assert (
+        len({yaml.safe_dump(yaml.safe_load((paths.PROFILES / name).read_text())) for name in PROFILES}) == 4
+    )
+
+
+@pytest.mark.parametrize("path", [path for path, _ in leaves(DEFAULT)], ids=".".join)
+def test_no_key_has_a_hidden_default(load, path):
+    content = copy.deepcopy(DEFAULT)
+    group = content
+    for key in path[:-1]:
+        group = group[key]
+    del group[path[-1]]
+    told = message(load, content)
+    # A source missing from cohort.external is told by the check across groups instead.
+    assert told.startswith((".".join(path) + ": missing", "dataset.external names"))
+
+
+@pytest.mark.parametrize(("path", "value"), list(leaves(DEFAULT)), ids=str)
+def test_a_wrong_type_or_range_is_refused_with_the_key(load, path, value):
+    for wrong in ["3", "true", True, -1, 10**12, float("nan"), float("inf"), {}, [], ["x"], {"train": 1}]:
+        if isinstance(value, str) and isinstance(wrong, str):
+            continue  # any text may name a checkpoint
+        assert message(load, changed(path, wrong)).startswith(".".join(path)), wrong
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        (("train", "epoch"), 3, "train.epoch: no such key; did you mean epochs?"),
+        (("evalute",), {"n_boot": 5}, "evalute: no such key; did you mean evaluate?"),
+        (("train", "epochs"), -3, "train.epochs: must be a whole number >= 1 and <= 1000"),
+        (
+            ("dataset", "train"),
+            ["chexpret"],
+            "dataset.train.0: 'chexpret' is not known; did you mean chexpert?",
+        ),
+        (("dataset", "train"), ["nih"], "dataset.train.0: 'nih' is not known; known are chexpert, padchest"),
+        (("dataset", "train"), ["chexpert"] * 2, "dataset: train names a source twice"),
+        (("dataset", "split"), 0.1, "dataset.split: must be a mapping of validate, test, got 0.1"),
+        (("dataset", "split", "test"), 0.7, "dataset.split.test: must be a number > 0 and < 0.5"),
+        (
+            ("cohort", "size_px"),
+            230,
+            "cohort.size_px: must be a whole number >= 64 and <= 1024 and a multiple",
+        ),
+        (("cohort", "external", "nih"), 1, "cohort.external.nih: must be greater than or equal to 4"),
+        (("dataset", "external"), ["nih"], "dataset.external names ['nih'] but cohort.external sizes"),
+        (("model", "heads"), 7, "model: hidden_size 160 must be a multiple of 2 x heads (14)"),
+        (("train", "shuffled_share"), 0.75, "train: alone_share + shuffled_share must be at most 1"),
+    ],
+)
+def test_the_line_says_what_where_and_the_fix(load, path, value, told):
+    assert message(load, changed(path, value)).startswith(told)
+
+
+def test_a_misspelt_key_is_named_before_what_is_then_missing(load):
+    content = copy.deepcopy(DEFAULT)
+    content["train"]["epoch"] = content["train"].pop("epochs")
+    assert message(load, content) == "train.epoch: no such key; did you mean epochs? (and 1 more)"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("seed: [0", "line 1: not valid YAML"),
+        ("seed: 0\nseed: 1", "line 2: not valid YAML: seed stands twice"),
+        ("", "must be a mapping of the groups seed, dataset"),
+        ("- 1", "must be a mapping of the groups"),
+    ],
+)
+def test_a_file_that_is_no_parameter_file(load, text, told):
+    assert message(load, text).startswith(told)
+
+
+def test_bytes_and_missing_files(tmp_path):
+    (tmp_path / "film.png").write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(ValueError, match="film.png: not a YAML text file"):
+        params.load(tmp_path / "film.png")
+    with pytest.raises(FileNotFoundError, match="nope.yaml: no such parameter file; profiles/"):
+        params.load(tmp_path / "nope.yaml")
+
+
+@pytest.mark.parametrize("text", ["2e-3", "2.0e-3", "0.002", "+2E-3"])
+def test_numbers_read_as_dvc_reads_them(text):
+    """DVC reads params.yaml as YAML 1.2 (ruamel), where 2e-3 is a number; PyYAML alone would give text."""
+    from ruamel.yaml import YAML
+
+    assert params.parse_value(text) == YAML(typ="safe").load(text) == 0.002
+
+
+@pytest.mark.parametrize(
+    "text", ["none", "gold", "blank_image", "3", "1.5", "true", "[nih, openi]", "1e", "e3", "v1e3"]
+)
+def test_other_literals_read_as_dvc_reads_them(text):
+    from ruamel.yaml import YAML
+
+    assert params.parse_value(text) == YAML(typ="safe").load(text)
+
+
+def test_the_sources_are_the_modules_that_read_them():
+    known = {*get_args(params.TrainSource), *get_args(params.ExternalSource)}
+    modules = {path.stem for path in (paths.ROOT / "cxrtrek_lib" / "sources").glob("[!_]*.py")}
+    assert known <= modules
+
+
+def test_params_yaml_is_a_complete_valid_file():
+    assert params.load().groups().keys() == DEFAULT.keys()
+
+
+def test_the_check_command(capsys):
+    assert params.main([str(paths.PROFILES / "smoke.yaml")]) == 0
+    assert params.main(["nope.yaml"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.endswith("smoke.yaml: ok\n") and captured.err.startswith(
+        "nope.yaml: no such parameter file"
+    )

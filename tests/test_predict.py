@@ -1,0 +1,103 @@
+"""Cached, batched decoding gives, token for token, what `generate` gives on the full history."""
+
+import pytest
+import torch
+
+from cxrtrek_lib import predict, schema
+from cxrtrek_lib.chat import Turn
+from tests import tiny
+
+LIMIT = 12
+
+
+def naive(model, renderer, case, tokens, *, context):
+    """One `generate` call per question on the whole history: no cache kept, no batch."""
+    tokenizer = renderer.processor.tokenizer
+    answers = []
+    pieces = renderer.pieces(case.turns)
+    history: list[int] = []
+    for k, turn in enumerate(case.turns):
+        if context == "none":
+            history = renderer.pieces([turn])[0]
+        else:
+            history = history + pieces[k]
+        films = torch.stack([tokens[path] for path in case.images[: turn.n_images]])
+        written = model.generate(
+            input_ids=torch.tensor([history]),
+            attention_mask=torch.ones(1, len(history), dtype=torch.long),
+            pixel_values=films,
+            do_sample=False,
+            max_new_tokens=LIMIT,
+            eos_token_id=renderer.end_of_turn,
+            pad_token_id=0,
+            suppress_tokens=[model.config.image_token_id],
+        )[0, len(history) :].tolist()
+        if renderer.end_of_turn in written:
+            written = written[: written.index(renderer.end_of_turn)]
+        answers.append(tokenizer.decode(written).strip())
+        history = history + (list(renderer.tokenise(turn.answer)) if context == "gold" else written)
+    return answers
+
+
+@pytest.mark.parametrize("context", predict.CONTEXTS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_answers_equal_generate_on_the_full_history(context, seed):
+    model, _, renderer, tokens = tiny.checkpoint(seed)
+    cases = tiny.cases()
+    found = predict.answer(
+        model, renderer, cases, tokens, context=context, batch_cases=4, max_new_tokens=LIMIT
+    )
+    expected = {
+        (case.sample_id, turn.turn): text
+        for case in cases
+        for turn, text in zip(case.turns, naive(model, renderer, case, tokens, context=context), strict=True)
+    }
+    assert {(s, t): a for s, t, a in found.select("sample_id", "turn", "answer").iter_rows()} == expected
+    assert len(set(expected.values())) > 3, "the tiny model should not answer everything alike"
+
+
+def test_batch_size_changes_nothing():
+    model, _, renderer, tokens = tiny.checkpoint()
+    one, many = (
+        predict.answer(
+            model, renderer, tiny.cases(), tokens, context="predicted", batch_cases=n, max_new_tokens=LIMIT
+        )
+        for n in (1, 3)
+    )
+    assert one.drop("prob_yes").equals(many.drop("prob_yes"))
+    assert one["prob_yes"].to_list() == pytest.approx(many["prob_yes"].to_list(), abs=1e-4, nan_ok=True)
+
+
+def test_prob_yes_is_given_for_yes_no_questions_only():
+    model, _, renderer, tokens = tiny.checkpoint()
+    found = predict.answer(
+        model, renderer, tiny.cases(), tokens, context="gold", batch_cases=4, max_new_tokens=LIMIT
+    )
+    for case in tiny.cases():
+        for turn in case.turns:
+            row = found.filter(sample_id=case.sample_id, turn=turn.turn).row(0, named=True)
+            assert (row["prob_yes"] is not None) == (turn.qtype == "yes_no")
+    assert found.schema == schema.PREDICTIONS
+
+
+def test_yes_probability_by_hand():
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.1, 0.1]]))
+    assert predict.yes_probability(logits, [1], [2, 3]) == pytest.approx([0.6])
+
+
+def test_unknown_context_and_mode_are_named():
+    with pytest.raises(ValueError, match="unknown context 'past'"):
+        predict.answer(None, None, [], {}, context="past", batch_cases=1, max_new_tokens=1)
+    with pytest.raises(ValueError, match="unknown prediction mode 'blind'"):
+        predict.of_mode("blind")
+
+
+def test_a_question_of_ones_own_is_answered():
+    model, _, renderer, tokens = tiny.checkpoint()
+    case = tiny.cases()[1]
+    question = "Where is the pleural effusion?"
+    alone = tiny.Case("x", "p", case.images, (Turn(0, 3, "detection", question, "", 1),))
+    assert (
+        predict.ask(model, renderer, case, tokens, question, limit=LIMIT)
+        == naive(model, renderer, alone, tokens, context="none")[0]
+    )
