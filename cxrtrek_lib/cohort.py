@@ -245,28 +245,6 @@ def make(
     return summary
 
 
-def films(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Every film of a cohort once, and its truth: (films, findings, boxes), joined by sample_id and image_id.
-
-    films: sample_id, image_id, split, path (absolute), projection, exposure; a prior film has the split of
-    its case, since both are of one patient. findings and boxes: schema columns and image_id.
-    """
-    scenes = pl.read_parquet(folder / "scenes.parquet")
-    cases = schema.read_table("studies", folder / "studies.parquet")
-    split = pl.concat([
-        cases.select("sample_id", "split"),
-        cases.select("split", sample_id="prior_study_id").drop_nulls().select("sample_id", "split"),
-    ]).unique()  # fmt: skip
-    one = pl.lit(1, dtype=pl.Int16).alias("image_id")
-    each = scenes.join(split, on="sample_id").sort("sample_id").select(
-        "sample_id", one, "split", pl.concat_str(pl.lit(f"{folder}/"), "film").alias("path"),
-        pl.col("view").alias("projection"), "exposure",
-    )  # fmt: skip
-    findings = schema.read_table("findings", folder / "findings.parquet").with_columns(one)
-    boxes = schema.read_table("boxes", folder / "boxes.parquet").filter(pl.col("image_id") == 1)
-    return each, findings, boxes
-
-
 def examples(folder: Path, each: int = 2) -> tuple[list[np.ndarray], list[str], list[list[list[float]]]]:
     """Films for a contact sheet: `each` current films per renderable finding and of none, by sample_id.
 

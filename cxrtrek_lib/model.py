@@ -176,7 +176,7 @@ def assemble_smollm2(
 
 
 def assemble(checkpoint: str, encoder: CxrEncoder | None, texts: Iterable[str], settings: dict, *, seed: int):
-    """(model, processor) to tune: the language model whole for `small`, through LoRA for every other checkpoint.
+    """(model, processor) to tune: the whole language model of `small`, adapters on any other checkpoint.
 
     encoder   pretrained encoder of an assembled checkpoint; None for one that brings its own
     settings  the `model` group of params.yaml

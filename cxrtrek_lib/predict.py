@@ -62,7 +62,7 @@ def answer(
 
 @dataclass
 class Decoder:
-    """A batch of conversations in the making: the cache, which of its slots count, each row's next position."""
+    """Conversations in the making: their cache, which of its slots count, each row's next position."""
 
     model: torch.nn.Module
     rows: int

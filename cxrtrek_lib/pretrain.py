@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from cxrtrek_lib import images, resume
+from cxrtrek_lib import images, resume, schema
 from cxrtrek_lib.encoder import EXPOSURES, PROJECTIONS, SEVERITIES, CxrEncoder, CxrEncoderConfig, FilmReading
 
 HEAT = 28
@@ -36,8 +36,30 @@ class Truth:
         return Truth(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
 
+def films(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Every film of a cohort once, and its truth: (films, findings, boxes), joined by sample_id and image_id.
+
+    films: sample_id, image_id, split, path (absolute), projection, exposure; a prior film has the split of
+    its case, since both are of one patient. findings and boxes: schema columns and image_id.
+    """
+    scenes = pl.read_parquet(folder / "scenes.parquet")
+    cases = schema.read_table("studies", folder / "studies.parquet")
+    split = pl.concat([
+        cases.select("sample_id", "split"),
+        cases.select("split", sample_id="prior_study_id").drop_nulls().select("sample_id", "split"),
+    ]).unique()  # fmt: skip
+    one = pl.lit(1, dtype=pl.Int16).alias("image_id")
+    each = scenes.join(split, on="sample_id").sort("sample_id").select(
+        "sample_id", one, "split", pl.concat_str(pl.lit(f"{folder}/"), "film").alias("path"),
+        pl.col("view").alias("projection"), "exposure",
+    )  # fmt: skip
+    findings = schema.read_table("findings", folder / "findings.parquet").with_columns(one)
+    boxes = schema.read_table("boxes", folder / "boxes.parquet").filter(pl.col("image_id") == 1)
+    return each, findings, boxes
+
+
 def channels(findings: pl.DataFrame, boxes: pl.DataFrame) -> tuple[list[str], list[str]]:
-    """Names of the finding channels (those with boxes, one per side where they have sides) and the regions."""
+    """Names of the finding channels (boxed ones, one per side where they have sides) and the regions."""
     boxed = boxes["target"].unique().to_list()
     known = findings.filter(pl.col("status") == "present", pl.col("finding").is_in(boxed))
     names = []

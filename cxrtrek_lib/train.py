@@ -212,8 +212,9 @@ def fit(
 
     work     folder for unfinished work: `decoder.pt` there, when its key matches, is where training resumes
     key      `resume.fingerprint` of everything this run depends on
-    Returns the learning curve: rows of step, epoch and train_loss, at each epoch's end with validation losses. Same arguments, same thread count, same weights, with or
-    without an interruption (CPU, fp32). Raises FloatingPointError when the loss is not a number.
+    Returns the learning curve: rows of step, epoch and train_loss, at each epoch's end with validation losses.
+    Same arguments and thread count, same weights, with or without an interruption (CPU, fp32). Raises
+    FloatingPointError when the loss is not a number.
     """
     accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
     coordinates = coordinate_ids(renderer.processor.tokenizer)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cxrtrek_lib import cohort, schema
+from cxrtrek_lib import cohort, pretrain, schema
 from cxrtrek_lib.simulate import RENDERABLE, tables
 
 
@@ -213,7 +213,7 @@ def test_bytes_do_not_depend_on_workers_and_a_killed_run_goes_on(made, small, tm
 
 def test_films_lists_every_film_once_with_its_truth(made):
     folder, _ = made
-    films, findings, boxes = cohort.films(folder)
+    films, findings, boxes = pretrain.films(folder)
     assert sorted(films["sample_id"]) == ["t/a/1", "t/a/2", "t/b/1", "t/c/1", "t/d/1"]
     assert dict(films.select("sample_id", "split").iter_rows())["t/c/1"] == "test"
     assert set(findings["sample_id"]) == set(boxes["sample_id"]) == set(films["sample_id"])
