@@ -283,13 +283,15 @@ def report(evidence: Evidence, templates: Templates) -> list[pl.DataFrame]:
 
 
 def legible(text: str) -> str:
-    """A report text without the sentences that hold XXXX, the mark of removed words.
+    """A report text without the sentences that hold XXXX, the mark of removed words, or no word at all.
 
-    >>> legible("Normal chest x-XXXX. The heart is normal.")
+    >>> legible("Normal chest x-XXXX. . The heart is normal.")
     'The heart is normal.'
     """
     sentences = re.split(r"(?<=[.!?])(?<!\d\.)\s+", text)
-    return " ".join(sentence for sentence in sentences if "XXXX" not in sentence)
+    return " ".join(
+        sentence for sentence in sentences if "XXXX" not in sentence and re.search(r"\w", sentence)
+    )
 
 
 def _summary(template: Template, known: pl.DataFrame) -> pl.DataFrame:
