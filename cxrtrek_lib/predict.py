@@ -12,7 +12,7 @@ import polars as pl
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import DynamicCache
+from transformers.cache_utils import Cache, DynamicLayer
 
 from cxrtrek_lib import schema
 from cxrtrek_lib.chat import Case, Renderer, Turn
@@ -60,13 +60,39 @@ def answer(
     )
 
 
+class GrowingLayer(DynamicLayer):
+    """Keys and values of one layer in a buffer with room to grow.
+
+    Hugging Face's DynamicLayer copies the whole cache for every new token; at hundreds of short answers a
+    case that copying is most of the work.
+    """
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_, **__) -> tuple[Tensor, Tensor]:
+        """Append [B, H, n, D]; returns views of all keys and values so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if not start or end > self.room[0].shape[-2]:
+            shape = (*key_states.shape[:2], 2 * end, key_states.shape[-1])
+            grown = key_states.new_empty(shape), value_states.new_empty(shape)
+            for new, old in zip(grown, (self.keys, self.values), strict=True):
+                if start:
+                    new[:, :, :start] = old
+            self.room = grown
+        for room, states in zip(self.room, (key_states, value_states), strict=True):
+            room[:, :, start:end] = states
+        self.keys, self.values = (room[:, :, :end] for room in self.room)
+        return self.keys, self.values
+
+
 @dataclass
 class Decoder:
     """Conversations in the making: their cache, which of its slots count, each row's next position."""
 
     model: torch.nn.Module
     rows: int
-    cache: DynamicCache = field(default_factory=DynamicCache)
+    cache: Cache = field(default_factory=lambda: Cache(layer_class_to_replicate=GrowingLayer))
 
     def __post_init__(self):
         self.seen = torch.zeros(self.rows, 0, dtype=torch.bool, device=self.model.device)

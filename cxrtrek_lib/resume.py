@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 
-def fingerprint(settings: dict, files: Iterable[Path]) -> str:
-    """Short hash of everything a run depends on: settings (JSON values) and the bytes of its input files."""
+def fingerprint(settings: dict, files: Iterable[Path | str]) -> str:
+    """Short hash of all that a run depends on: settings (JSON values), the bytes of its inputs and code."""
     digest = blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
     for path in files:
-        digest.update(path.read_bytes())
+        digest.update(Path(path).read_bytes())
     return digest.hexdigest()
 
 

@@ -313,7 +313,7 @@ def main(argv: list[str] | None = None) -> int:
         copy = _copy_path(args.notebook, settings)
         run_notebook(args.notebook, injected, copy)
     except KeyboardInterrupt:
-        print(f"{args.notebook}: interrupted; nothing was kept, run it again", file=sys.stderr)
+        print(f"{args.notebook}: interrupted before its end; run it again", file=sys.stderr)
         return 130
     except (OSError, RuntimeError, ValueError) as error:
         print(error, file=sys.stderr)

@@ -212,7 +212,7 @@ def fit(
 
     work     folder for unfinished work: `decoder.pt` there, when its key matches, is where training resumes
     key      `resume.fingerprint` of everything this run depends on
-    Returns the learning curve: rows of step, epoch and train_loss, at each epoch's end with validation losses.
+    Returns the learning curve: rows of step, epoch, train_loss; at each epoch's end validation losses too.
     Same arguments and thread count, same weights, with or without an interruption (CPU, fp32). Raises
     FloatingPointError when the loss is not a number.
     """

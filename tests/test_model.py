@@ -150,7 +150,9 @@ def test_a_checkpoint_with_an_encoder_of_its_own_gets_pixels(tmp_path):
         vocab_size=len(processor.tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1,
         num_attention_heads=2,
     )  # fmt: skip
-    config = LlavaConfig(vision, text, image_token_index=processor.image_token_id, image_seq_length=4)
+    config = LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=processor.image_token_id, image_seq_length=4
+    )
     own = LlavaProcessor(
         LlavaImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
         processor.tokenizer,

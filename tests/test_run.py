@@ -239,7 +239,7 @@ def test_an_interrupted_step_leaves_nothing_that_runs_or_looks_done(project, how
     assert kept(project) == ["step.running.ipynb"]
     process.send_signal(how)
     status, out, err = finish(process)
-    assert (status, err) == (130, "notebooks/step.ipynb: interrupted; nothing was kept, run it again\n")
+    assert (status, err) == (130, "notebooks/step.ipynb: interrupted before its end; run it again\n")
     assert kept(project) == [] and "done" not in out
     for _ in range(50):
         if not any(

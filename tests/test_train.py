@@ -109,7 +109,7 @@ def test_training_lowers_the_loss_and_leaves_the_encoder_alone(tmp_path):
 
 
 def steps_taken(monkeypatch, *, kill_at=None):
-    """Watch the progress bar: steps as they are taken, starting from where the bar starts; or kill the run."""
+    """Watch the progress bar: steps as they are taken, from where the bar starts; or kill the run."""
     steps = []
 
     class Bar:
