@@ -19,112 +19,78 @@ NIH_FINDINGS = {"pneumothorax": "pneumothorax", "airspace opacity": "consolidati
 REPORT_STAGE = 8
 
 
-def classification(
-    studies: pl.DataFrame,
-    qa: pl.DataFrame,
-    predictions: pl.DataFrame,
-    blank: pl.DataFrame,
-    *,
-    n_boot: int,
-    seed: int,
-) -> list[dict]:
-    """AUROC of P(yes) for each adjudicated finding, 95 % patient-cluster interval, blank films beside it.
+def classification(studies: pl.DataFrame, qa: pl.DataFrame, answers: dict, **draws: int) -> list[dict]:
+    """AUROC of P(yes) for each adjudicated finding; arguments as in `score`.
 
-    studies, qa         the external cohort
-    predictions, blank  answers with films shown and with films blanked (columns sample_id, turn, prob_yes)
-    Raises ValueError when a finding is asked of films with, or of films without it, only.
+    Raises ValueError when a finding is asked of films with it, or of films without it, only.
     """
     rows = []
     for label, finding in NIH_FINDINGS.items():
         asked = qa.filter(pl.col("fact") == f"{finding}|presence", pl.col("qtype") == "yes_no")
         truth = [metrics.yes_no(answer) == "yes" for answer in asked["answer"]]
         patients = asked.join(studies, on="sample_id", maintain_order="left")["patient_id"].to_list()
-
-        def area(answers: pl.DataFrame, asked=asked, truth=truth, patients=patients) -> tuple:
-            given = asked.join(answers, on=["sample_id", "turn"], how="left", maintain_order="left")
-            return inference_stats.auroc(
-                truth, given["prob_yes"].to_list(), patients, n_boot=n_boot, seed=seed
-            )
-
-        score, low, high = area(predictions)
-        rows.append(
-            {
-                "task": "classification",
-                "metric": f"AUROC, {label}",
-                "score": score,
-                "low": low,
-                "high": high,
-                "n": len(asked),
-                "n_positive": sum(truth),
-                "baseline": area(blank)[0],
-            }
-        )
+        area = {}
+        for shown, given in answers.items():
+            joined = asked.join(given, on=["sample_id", "turn"], how="left", maintain_order="left")
+            area[shown] = inference_stats.auroc(truth, joined["prob_yes"].to_list(), patients, **draws)
+        counts = {"n": len(asked), "n_positive": sum(truth)}
+        rows.append(_row(f"AUROC, {label}", area["films"], baseline=area["blank"][0], **counts))
     return rows
 
 
-def report_generation(
-    studies: pl.DataFrame,
-    qa: pl.DataFrame,
-    predictions: pl.DataFrame,
-    blank: pl.DataFrame,
-    *,
-    n_boot: int,
-    seed: int,
-) -> list[dict]:
-    """ROUGE-L F1 and finding-F1 of the report questions against the written reports; arguments as above."""
+def report_generation(studies: pl.DataFrame, qa: pl.DataFrame, answers: dict, **draws: int) -> list[dict]:
+    """ROUGE-L F1 and finding-F1 of the reports against the reports as written; arguments as in `score`."""
     asked = qa.filter(pl.col("stage") == REPORT_STAGE)
-    shown, blanked = (
-        metrics.score_answers(asked, answers.join(asked, on=["sample_id", "turn"], how="semi"), studies)
-        for answers in (predictions, blank)
-    )
+    scored = {
+        shown: metrics.score_answers(asked, given.join(asked, on=["sample_id", "turn"], how="semi"), studies)
+        for shown, given in answers.items()
+    }
     rows = []
     for column, name in (("rouge_l", "ROUGE-L F1"), ("finding_f1", "finding-F1")):
-        known = shown[column].is_not_null() & blanked[column].is_not_null()
-        scores, patients = shown.filter(known)[column], shown.filter(known)["patient_id"]
-        score, low, high = inference_stats.bootstrap_mean(scores, patients, n_boot=n_boot, seed=seed)
-        rows.append(
-            {
-                "task": "report generation",
-                "metric": name,
-                "score": score,
-                "low": low,
-                "high": high,
-                "n": len(scores),
-                "n_positive": None,
-                "baseline": blanked.filter(known)[column].mean(),
-            }
-        )
+        # A text without any known finding on either side has no finding-F1.
+        known = scored["films"][column].is_not_null() & scored["blank"][column].is_not_null()
+        films, blank = (rows_of.filter(known) for rows_of in scored.values())
+        mean = inference_stats.bootstrap_mean(films[column], films["patient_id"], **draws)
+        rows.append(_row(name, mean, baseline=blank[column].mean(), n=len(films), n_positive=None))
     return rows
 
 
-TASKS = {"nih": classification, "openi": report_generation}
+def _row(metric: str, found: tuple[float, float, float], **rest: object) -> dict:
+    return {"metric": metric, **dict(zip(("score", "low", "high"), found, strict=True)), **rest}
+
+
+# Dataset -> (its task, what scores it).
+TASKS = {
+    "nih": ("classification", classification),
+    "openi": ("report generation", report_generation),
+}
 
 
 def score(
     dataset: str,
     studies: pl.DataFrame,
     qa: pl.DataFrame,
-    predictions: pl.DataFrame,
-    blank: pl.DataFrame,
+    answers: dict[str, pl.DataFrame],
     *,
     n_boot: int,
     seed: int,
 ) -> list[dict]:
-    """Rows of the transfer table: dataset, task, metric, score, low, high, n, baseline, image_origin ...
+    """Rows of the transfer table: dataset, task, metric, score, 95 % interval over patients, n, baseline...
 
+    studies, qa  the external cohort
+    answers      predictions (sample_id, turn, answer, prob_yes) under "films", and under "blank" the same
+                 model's answers to blank films: the baseline
     Raises ValueError for an unknown dataset, a study that was trained on, or real and simulated films mixed.
     """
     if dataset not in TASKS:
         raise ValueError(f"unknown external dataset {dataset!r}; known: {', '.join(TASKS)}")
     trained = studies.filter(pl.col("split") != "external")
     if len(trained):
-        raise ValueError(
-            f"{dataset}: study {trained['sample_id'][0]} is in split {trained['split'][0]}, not external"
-        )
+        sample_id, split = trained.row(0, named=True)["sample_id"], trained["split"][0]
+        raise ValueError(f"{dataset}: study {sample_id} is in split {split}, not external")
     origins = studies["image_origin"].unique().sort().to_list()
     if len(origins) != 1:
         raise ValueError(f"{dataset}: films are a mixture of {', '.join(origins)}; score each kind apart")
-    rows = TASKS[dataset](studies, qa, predictions, blank, n_boot=n_boot, seed=seed)
-    return [
-        {"dataset": dataset, **row, "baseline_name": "blank film", "image_origin": origins[0]} for row in rows
-    ]
+    task, scored = TASKS[dataset]
+    common = {"dataset": dataset, "task": task, "baseline_name": "blank film", "image_origin": origins[0]}
+    return [common | row for row in scored(studies, qa, answers, n_boot=n_boot, seed=seed)]

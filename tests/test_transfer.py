@@ -45,7 +45,7 @@ def score(dataset: str, *, studies=None, blank_probability=0.5) -> list[dict]:
         answer=pl.lit("No."), prob_yes=pl.col("prob_yes") * 0 + pl.lit(blank_probability)
     )
     studies = own if studies is None else studies(own)
-    return transfer.score(dataset, studies, qa, answers, blank, n_boot=50, seed=0)
+    return transfer.score(dataset, studies, qa, {"films": answers, "blank": blank}, n_boot=50, seed=0)
 
 
 def test_classification_is_scikit_learns_auroc_beside_the_blank_film():
