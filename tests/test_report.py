@@ -110,6 +110,16 @@ def test_a_model_that_does_not_beat_its_blank_image_run_is_said_so(scratch):
     assert "95 % interval -0.010 to +0.150" in text
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(0.01, 0.2, "Yes: "), (-0.1, 0.1, "Not shown: "), (-0.06, -0.04, "No, it hurts: ")],
+)
+def test_context_that_hurts_is_said_so(low, high, said):
+    test = TEST | {"difference": (low + high) / 2, "low": low, "high": high}
+    (sentence,) = report.findings_in_words({"differences": {"predicted - none": test}})
+    assert sentence["answer"].startswith(said)
+
+
 def test_absent_stages_and_boxes_say_so(scratch):
     assert report.stage_rows(EVALUATION)[1][3] == ["4 Relationships", "0", "no questions", "no questions"]
     assert report.system_rows(EVALUATION)[1][3] == "no questions"
