@@ -129,6 +129,6 @@ def test_shift_moves_boxes_with_the_film():
 def test_heat_target_peaks_in_the_box_and_is_empty_without_one():
     boxes = torch.tensor([[[0.25, 0.5, 0.5, 1.0], [float("nan")] * 4]])
     target = pretrain.heat_targets(boxes)[0]
-    row, column = np.unravel_index(target[0].argmax(), (28, 28))
+    row, column = np.unravel_index(int(target[0].argmax()), (28, 28))
     assert (row, column) in {(r, c) for r in (20, 21) for c in (10, 11)}
     assert target[1].abs().max() == 0
