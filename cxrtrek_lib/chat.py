@@ -14,7 +14,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
-PLACEHOLDER = "<image>"
+from cxrtrek_lib.schema import PLACEHOLDER
+
 _COORDINATE = re.compile(r"(?<![\d.])(\d{1,3}\.\d{2})(?![\d.])")
 # Marks where an answer stands while the chat template renders; no question or answer holds this character.
 _ANSWER = "\x01"

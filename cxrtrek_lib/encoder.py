@@ -22,13 +22,13 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from cxrtrek_lib.schema import EXPOSURES, SEVERITIES
+
 GRID = 7
 CHANNELS = 128
 GEOMETRY = 32
 SCALARS = 8
-SEVERITIES = ("mild", "moderate", "severe")
 PROJECTIONS = ("PA", "AP")
-EXPOSURES = ("underexposed", "adequate", "overexposed")
 
 
 class CxrEncoderConfig(PreTrainedConfig):

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from cxrtrek_lib import images, resume, schema
-from cxrtrek_lib.encoder import EXPOSURES, PROJECTIONS, SEVERITIES, CxrEncoder, CxrEncoderConfig, FilmReading
+from cxrtrek_lib.encoder import PROJECTIONS, CxrEncoder, CxrEncoderConfig, FilmReading
+from cxrtrek_lib.schema import EXPOSURES, SEVERITIES
 
 HEAT = 28
 

@@ -49,7 +49,7 @@ def report_generation(studies: pl.DataFrame, qa: pl.DataFrame, answers: dict, **
     for column, name in (("rouge_l", "ROUGE-L F1"), ("finding_f1", "finding-F1")):
         # A text without any known finding on either side has no finding-F1.
         known = scored["films"][column].is_not_null() & scored["blank"][column].is_not_null()
-        films, blank = (rows_of.filter(known) for rows_of in scored.values())
+        films, blank = scored["films"].filter(known), scored["blank"].filter(known)
         mean = inference_stats.bootstrap_mean(films[column], films["patient_id"], **draws)
         rows.append(_row(name, mean, baseline=blank[column].mean(), n=len(films), n_positive=None))
     return rows
@@ -86,7 +86,7 @@ def score(
         raise ValueError(f"unknown external dataset {dataset!r}; known: {', '.join(TASKS)}")
     trained = studies.filter(pl.col("split") != "external")
     if len(trained):
-        sample_id, split = trained.row(0, named=True)["sample_id"], trained["split"][0]
+        sample_id, split = trained.select("sample_id", "split").row(0)
         raise ValueError(f"{dataset}: study {sample_id} is in split {split}, not external")
     origins = studies["image_origin"].unique().sort().to_list()
     if len(origins) != 1:
