@@ -7,25 +7,24 @@ ref_study_id, pos_study_id ("" if none), image and content, one entry per Q&A. O
 """
 
 import json
-import os
 from pathlib import Path
 
 import polars as pl
 
-from cxrtrek_lib import schema
+from cxrtrek_lib import files, schema, tables
 
 SYSTEM = "You are a radiologist reading chest radiographs step by step."
 _SAMPLE = ("source", "pat_id", "study_id", "ref_study_id", "pos_study_id", "image", "content")
 _ENTRY = ("stage", "task_type", "qtype", "image_input_count", "question", "answer")
 _OPTIONAL = tuple(
     column
-    for column in schema.QA
+    for column in tables.QA
     if column not in (*_ENTRY, "sample_id", "turn")
 )  # fmt: skip
 
 
 def read_authors_json(path: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(studies, qa) of a file; qa has the columns of schema.QA and `extra` (String, "" when there is none).
+    """(studies, qa) of a file; qa has the columns of tables.QA and `extra` (String, "" when there is none).
 
     sample_id is "source/study_id". A sample does not tell the views: they are UNKNOWN, one per image of the
     study itself, while `images` also holds the reference image. Oddities of the authors' data are accepted:
@@ -47,8 +46,8 @@ def read_authors_json(path: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
         data = _data(sample, f"{path}, sample {position}")
         studies.append(_study(data))
         turns += [_turn(studies[-1]["sample_id"], n, entry) for n, entry in enumerate(data["content"])]
-    frame = pl.DataFrame(studies, schema=schema.STUDIES)
-    return schema.conform("studies", frame), pl.DataFrame(turns, schema={**schema.QA, "extra": pl.String})
+    frame = pl.DataFrame(studies, schema=tables.STUDIES)
+    return tables.conform("studies", frame), pl.DataFrame(turns, schema={**tables.QA, "extra": pl.String})
 
 
 def _data(sample: dict, where: str) -> dict:
@@ -71,7 +70,7 @@ def _data(sample: dict, where: str) -> dict:
 
 
 def _study(data: dict) -> dict:
-    """One row of schema.STUDIES; what the sample does not tell is null."""
+    """One row of tables.STUDIES; what the sample does not tell is null."""
     source = data["source"]
 
     def linked(key: str) -> str | None:
@@ -79,7 +78,7 @@ def _study(data: dict) -> dict:
 
     current = [entry["image_input_count"] for entry in data["content"] if entry["stage"] < 5]
     return {
-        **dict.fromkeys(schema.STUDIES),
+        **dict.fromkeys(tables.STUDIES),
         "sample_id": f"{source}/{data['study_id']}",
         "source": source,
         "patient_id": f"{source}/{data['pat_id']}",
@@ -95,7 +94,7 @@ def _study(data: dict) -> dict:
 
 
 def _turn(sample_id: str, turn: int, entry: dict) -> dict:
-    """One row of schema.QA with `extra`."""
+    """One row of tables.QA with `extra`."""
     extra = {key: value for key, value in entry.items() if key not in (*_ENTRY, *_OPTIONAL)}
     row = {"sample_id": sample_id, "turn": turn, **{key: entry[key] for key in _ENTRY}}
     row |= {key: entry.get(key) for key in _OPTIONAL}
@@ -114,14 +113,8 @@ def write_authors_json(studies: pl.DataFrame, qa: pl.DataFrame, path: Path) -> N
     path = Path(path)
     rows = {row["sample_id"]: row for row in studies.iter_rows(named=True)}
     samples = [_sample(case, rows) for case in schema.cases(studies, qa)]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with files.whole(path) as temporary:
         temporary.write_text(json.dumps(samples, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot write ({error.strerror}); choose a writable folder") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _sample(case: dict, rows: dict[str, dict]) -> dict:

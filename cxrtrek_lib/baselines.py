@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 
 from cxrtrek_lib.metrics import split_option
-from cxrtrek_lib.schema import PLACEHOLDER, PREDICTIONS, format_boxes, format_of
+from cxrtrek_lib.schema import PLACEHOLDER, format_boxes, format_of
+from cxrtrek_lib.tables import PREDICTIONS
 
 
 def asked(question: str) -> str:

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from cxrtrek_lib import draws, schema, wording
-from cxrtrek_lib.changes import comparison, trend
+from cxrtrek_lib import draws, schema, tables, wording
 from cxrtrek_lib.findings import DEVICES, FINDINGS, REGIONS
 from cxrtrek_lib.question_rows import FINDING, Evidence
 from cxrtrek_lib.schema import PLACEHOLDER
 from cxrtrek_lib.sources.common import Annotations
-from cxrtrek_lib.stages import attributes, identification, image_validation, report
+from cxrtrek_lib.stages import BUILDERS
 
 SOURCES = ("chexpert", "padchest", "nih", "openi")
 CHUNK = 25_000  # studies whose questions are built at a time: about 0.4 GB
@@ -78,7 +77,7 @@ def questions(
     seed: int,
     templates: dict[int, dict[str, wording.Template]] | None = None,
 ) -> pl.DataFrame:
-    """The Q&A of the studies (schema.QA), sorted by patient, order and turn.
+    """The Q&A of the studies (tables.QA), sorted by patient, order and turn.
 
     Prior and next studies are compared only when they are rows of `studies` too. The current images come
     first: one placeholder per entry of `views`, in the first question; the first image of the prior study is
@@ -88,14 +87,7 @@ def questions(
     evidence = gather(studies, findings, boxes, seed)
     templates = wording.load() if templates is None else templates
     rows = pl.concat(
-        [
-            *image_validation(evidence, templates[1]),
-            *identification(evidence, templates[2]),
-            *attributes(evidence, templates[3]),
-            *comparison(evidence, templates[5]),
-            *trend(evidence, templates[6]),
-            *report(evidence, templates[8]),
-        ]
+        [frame for stage, builder in BUILDERS.items() for frame in builder(evidence, templates[stage])]
     )
     return _conversations(rows, evidence.studies)
 
@@ -152,10 +144,18 @@ def _known(findings: pl.DataFrame) -> pl.DataFrame:
         .otherwise(pl.lit("bilateral")),
         severity=agreed(pl.col("severity")),
         place=agreed(pl.col("location")),
+        certainty=agreed(pl.col("certainty")),
         evidence=pl.col("source_column").unique(maintain_order=True).str.join("; "),
     )  # fmt: skip
     single = single.select(
-        "i", "finding", "key", "status", tier="evidence_tier", evidence="source_column", **columns
+        "i",
+        "finding",
+        "key",
+        "status",
+        "certainty",
+        tier="evidence_tier",
+        evidence="source_column",
+        **columns,
     )
     known = pl.concat([single.select(several.columns), several])
     present = pl.col("status") == "present"
@@ -165,11 +165,12 @@ def _known(findings: pl.DataFrame) -> pl.DataFrame:
         kind=pl.when(pl.col("finding").cast(pl.String).is_in(list(DEVICES)))
         .then(pl.lit("foreign_body"))
         .otherwise(pl.lit("abnormality")),
+        balanced=pl.lit(True),
     ).sort("i", "finding")
 
 
 def _conversations(rows: pl.DataFrame, studies: pl.DataFrame) -> pl.DataFrame:
-    """Question rows in conversation order, with turns and image placeholders (schema.QA)."""
+    """Question rows in conversation order, with turns and image placeholders (tables.QA)."""
     rows = rows.sort("i", "stage", "rank", "bits").join(
         studies.select("i", "sample_id", "n_images"), on="i", how="left", maintain_order="left"
     )
@@ -188,7 +189,7 @@ def _conversations(rows: pl.DataFrame, studies: pl.DataFrame) -> pl.DataFrame:
         image_input_count=pl.col("n_images") + prior_shown.cast(pl.Int16),
         is_joint_sent=pl.when(pl.col("qtype") == "captioning").then(pl.lit(False)),
     )
-    return rows.select(pl.col(c).cast(dtype) for c, dtype in schema.QA.items())
+    return rows.select(pl.col(c).cast(dtype) for c, dtype in tables.QA.items())
 
 
 def chunks(
@@ -268,7 +269,7 @@ def canonical_bytes(qa: pl.DataFrame) -> bytes:
         pl.col("bbox_list").list.eval(pl.element().cast(pl.List(pl.String)).list.join(",")).list.join("\x1e")
     )
     done = {"option_list", "answer_list", "bbox_list"}
-    plain = [pl.col(c).cast(pl.String) for c in schema.QA if c not in done]
+    plain = [pl.col(c).cast(pl.String) for c in tables.QA if c not in done]
     columns = [expression.fill_null("\x00") for expression in (*plain, *lists, boxes)]
     if not qa.height:
         return b""
@@ -278,8 +279,8 @@ def canonical_bytes(qa: pl.DataFrame) -> bytes:
 def write(annotations: Annotations, folder: Path, seed: int) -> dict:
     """Write the four tables of the dataset and return its metrics; nothing is replaced until all is built."""
     folder = Path(folder)
-    schema.write_chunks("qa", chunks(*annotations[:3], seed), folder / "qa.parquet")
+    tables.write_chunks("qa", chunks(*annotations[:3], seed), folder / "qa.parquet")
     for name in ("studies", "findings", "boxes"):
-        schema.write_table(name, getattr(annotations, name), folder / f"{name}.parquet")
-    pieces = schema.read_chunks("qa", folder / "qa.parquet")
+        tables.write_table(name, getattr(annotations, name), folder / f"{name}.parquet")
+    pieces = tables.read_chunks("qa", folder / "qa.parquet")
     return dataset_metrics(annotations.studies, pieces, annotations.excluded, annotations.unmapped)

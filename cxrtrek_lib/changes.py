@@ -7,9 +7,9 @@ never called unchanged.
 
 import polars as pl
 
+from cxrtrek_lib.identification import normal_studies
 from cxrtrek_lib.question_rows import Evidence, Templates, closed_choice, question_rows, sentence, with_bits
-from cxrtrek_lib.schema import SEVERITIES
-from cxrtrek_lib.stages import normal_studies
+from cxrtrek_lib.tables import SEVERITIES
 from cxrtrek_lib.wording import Template
 
 MOST_CHANGES = 6  # items of an open answer; real changes come before persistent findings

@@ -1,15 +1,14 @@
 """A cohort: studies whose annotated findings a simulated film can show, their films, truth and questions."""
 
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
-from cxrtrek_lib import build, draws, images, paths, schema
-from cxrtrek_lib.simulate import RENDERABLE, render, tables
+from cxrtrek_lib import build, draws, files, images, paths, tables
+from cxrtrek_lib.simulate import RENDERABLE, render, truth_tables
 from cxrtrek_lib.simulate.scene import GRADED, SIDED
 
 # A general finding that the annotation names is realised as the special one that a film can show.
@@ -27,10 +26,10 @@ _SUSPECTED = "nothing present, something uncertain"
 class Selection(NamedTuple):
     """The studies of a cohort.
 
-    cases     studies rows (schema.STUDIES) in hash order within each split; prior_study_id only where the
+    cases     studies rows (tables.STUDIES) in hash order within each split; prior_study_id only where the
               prior study gets a film
     priors    studies rows of prior films that are no cases themselves
-    findings  annotated findings of cases and priors (schema.FINDINGS)
+    findings  annotated findings of cases and priors (tables.FINDINGS)
     excluded  reason -> number of studies of the asked splits that cannot be cases
     counts    split, finding (or "no finding"), cases, available: cases with it and eligible studies with it
     """
@@ -83,8 +82,8 @@ def select(
     counts = _per_finding(cases).rename({"studies": "cases"})
     counts = _per_finding(eligible).rename({"studies": "available"}).join(counts, on=["split", "finding"])
     return Selection(
-        cases.select(list(schema.STUDIES)),
-        priors.select(list(schema.STUDIES)),
+        cases.select(list(tables.STUDIES)),
+        priors.select(list(tables.STUDIES)),
         findings.join(both, on="sample_id", how="semi"),
         excluded,
         counts.select("split", "finding", "cases", "available").sort("split", "finding"),
@@ -98,8 +97,8 @@ def choose(name: str, sizes: dict, *, seed: int) -> Selection:
     sizes  the `cohort` group: {"training": {split: cases}, "external": {source: cases}, ...}
     External cohorts have no prior films: their tasks are about one study.
     """
-    studies = schema.read_table("studies", paths.DATASET / "studies.parquet")
-    findings = schema.read_table("findings", paths.DATASET / "findings.parquet")
+    studies = tables.read_table("studies", paths.DATASET / "studies.parquet")
+    findings = tables.read_table("findings", paths.DATASET / "findings.parquet")
     if name == "training":
         return select(studies, findings, sizes["training"], seed=seed)
     if name not in sizes["external"]:
@@ -213,17 +212,17 @@ def make(
     folder = paths.FILMS / name if folder is None else Path(folder)
     studies = pl.concat([selection.cases, selection.priors])
     known = _facts(studies, selection.findings)
-    files = [f"png/{sample_id.replace('/', '_')}.png" for sample_id in studies["sample_id"]]
+    names = [f"png/{sample_id.replace('/', '_')}.png" for sample_id in studies["sample_id"]]
     truths = render.render_all(
-        [(facts, folder / file) for facts, file in zip(known, files, strict=True)],
+        [(facts, folder / file) for facts, file in zip(known, names, strict=True)],
         size_px=size_px,
         seed=seed,
         workers=workers,
     )
     told = dict(zip(studies["sample_id"], truths, strict=True))
-    scenes = tables.scenes(told, files)
-    findings = tables.findings(told, _general(selection.findings))
-    boxes = tables.boxes(told)
+    scenes = truth_tables.scenes(told, names)
+    findings = truth_tables.findings(told, _general(selection.findings))
+    boxes = truth_tables.boxes(told)
     films = scenes.select("sample_id", "film", "view", "exposure")
     rendered = _as_rendered(studies, films)
     asked = selection.cases.select("sample_id")
@@ -232,14 +231,16 @@ def make(
     pairs = cases.filter(pl.col("prior_study_id").is_not_null()).select("sample_id", prior="prior_study_id")
     second = boxes.rename({"sample_id": "prior"}).join(pairs, on="prior").with_columns(image_id=pl.lit(2))
     boxes = pl.concat([boxes, second.select(boxes.columns)], how="vertical_relaxed")
-    schema.write_table("findings", findings, folder / "findings.parquet")
-    schema.write_table("boxes", boxes, folder / "boxes.parquet")
-    schema.write_table("qa", qa, folder / "qa.parquet")
-    schema.write_table("studies", cases, folder / "studies.parquet")
-    _write(folder / "scenes.parquet", scenes.write_parquet)
+    tables.write_table("findings", findings, folder / "findings.parquet")
+    tables.write_table("boxes", boxes, folder / "boxes.parquet")
+    tables.write_table("qa", qa, folder / "qa.parquet")
+    tables.write_table("studies", cases, folder / "studies.parquet")
+    with files.whole(folder / "scenes.parquet") as temporary:
+        scenes.write_parquet(temporary)
     summary = _summary(name, selection, told, size_px)
-    _write(folder / "summary.json", lambda path: Path(path).write_text(json.dumps(summary, indent=1) + "\n"))
-    wanted = {folder / file for file in files}
+    with files.whole(folder / "summary.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=1) + "\n")
+    wanted = {folder / file for file in names}
     for stray in set((folder / "png").iterdir()) - wanted:  # films of an earlier selection
         stray.unlink()
     return summary
@@ -251,8 +252,8 @@ def examples(folder: Path, each: int = 2) -> tuple[list[np.ndarray], list[str], 
     Returns images (H, W), titles (two lines) and the boxes of the findings, percent.
     """
     scenes = pl.read_parquet(folder / "scenes.parquet")
-    cases = schema.read_table("studies", folder / "studies.parquet")
-    boxes = schema.read_table("boxes", folder / "boxes.parquet").filter(pl.col("image_id") == 1)
+    cases = tables.read_table("studies", folder / "studies.parquet")
+    boxes = tables.read_table("boxes", folder / "boxes.parquet").filter(pl.col("image_id") == 1)
     boxes = boxes.filter(pl.col("target").is_in(RENDERABLE))
     rows = scenes.join(cases.select("sample_id"), on="sample_id", how="semi").sort("sample_id")
     alone = pl.col("rendered").list.len()
@@ -320,7 +321,7 @@ def _as_rendered(studies: pl.DataFrame, films: pl.DataFrame) -> pl.DataFrame:
         views=pl.concat_list("view"),
         images=pl.concat_list("film", "prior_film").list.drop_nulls(),
         image_origin=pl.lit("simulated"),
-    ).select(list(schema.STUDIES))
+    ).select(list(tables.STUDIES))
 
 
 def _general(findings: pl.DataFrame) -> dict[str, dict[str, str]]:
@@ -346,16 +347,3 @@ def _summary(name: str, selection: Selection, told: dict[str, dict], size_px: in
         "realised_as": REALISED_AS,
         "not_visible": {finding: hidden.count(finding) for finding in sorted(set(hidden))},
     }
-
-
-def _write(path: Path, writer) -> None:
-    """Replace one file in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        writer(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = f"cannot write ({error.strerror}); make the folder writable or free space"
-        raise ValueError(f"{path}: {reason}") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from cxrtrek_lib.schema import EXPOSURES, SEVERITIES
+from cxrtrek_lib.tables import EXPOSURES, SEVERITIES
 
 GRID = 7
 CHANNELS = 128

@@ -7,13 +7,13 @@ balanced accuracy is computed anew in every draw.
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from cxrtrek_lib import files
 from cxrtrek_lib.inference_stats import (
     bootstrap_mean,
     cluster_weights,
@@ -246,12 +246,5 @@ def write_metrics(path: Path, content: dict[str, Any]) -> None:
     The old file stays whole when anything fails. Raises ValueError (one line) when it cannot be written.
     """
     text = json.dumps(_plain(content), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with files.whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ValueError(
-            f"{path}: cannot write ({error.strerror}); make the folder writable or free space"
-        ) from None

@@ -147,6 +147,10 @@ DEVICES = frozenset(name for name, finding in FINDINGS.items() if finding.kind =
 SIDED = frozenset(name for name, finding in FINDINGS.items() if finding.sided)
 GRADED = frozenset(name for name, finding in FINDINGS.items() if finding.graded)
 
+# Diagnoses rather than things seen on the film: the branch "differential diagnosis" of PadChest's label tree
+# (Bustos et al. 2020). Stage 7 asks about them, stages 2 to 4 do not.
+DIAGNOSES = frozenset({"pneumonia", "heart failure", "copd", "pulmonary hypertension"})
+
 # What a report that calls the whole study normal denies: the common findings that a reader looks for in
 # every film. Rarer findings and devices are left unknown, since "normal" films with wires and ports exist.
 CORE = (

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers.cache_utils import Cache, DynamicLayer
 
-from cxrtrek_lib import schema
+from cxrtrek_lib import tables
 from cxrtrek_lib.chat import Case, Renderer, Turn
 
 # predicted: the model's own earlier answers (the headline); gold: the annotated ones; none: no history.
@@ -32,7 +32,7 @@ def answer(
     batch_cases: int,
     max_new_tokens: int,
 ) -> pl.DataFrame:
-    """One row per turn (schema.PREDICTIONS), sorted by sample and turn.
+    """One row per turn (tables.PREDICTIONS), sorted by sample and turn.
 
     film_inputs  of every film path, as model.film_inputs gives them
     context      predicted | gold | none; ValueError for any other
@@ -55,7 +55,7 @@ def answer(
             )
             rows += found
             bar.update(len(found))
-    return schema.conform("predictions", pl.DataFrame(rows, schema=schema.PREDICTIONS, orient="row")).sort(
+    return tables.conform("predictions", pl.DataFrame(rows, schema=tables.PREDICTIONS, orient="row")).sort(
         "sample_id", "turn"
     )
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from cxrtrek_lib import images, resume, schema
+from cxrtrek_lib import images, resume, tables
 from cxrtrek_lib.encoder import PROJECTIONS, CxrEncoder, CxrEncoderConfig, FilmReading
-from cxrtrek_lib.schema import EXPOSURES, SEVERITIES
+from cxrtrek_lib.tables import EXPOSURES, SEVERITIES
 
 HEAT = 28
 
@@ -44,7 +44,7 @@ def films(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     its case, since both are of one patient. findings and boxes: schema columns and image_id.
     """
     scenes = pl.read_parquet(folder / "scenes.parquet")
-    cases = schema.read_table("studies", folder / "studies.parquet")
+    cases = tables.read_table("studies", folder / "studies.parquet")
     split = pl.concat([
         cases.select("sample_id", "split"),
         cases.select("split", sample_id="prior_study_id").drop_nulls().select("sample_id", "split"),
@@ -54,8 +54,8 @@ def films(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
         "sample_id", one, "split", pl.concat_str(pl.lit(f"{folder}/"), "film").alias("path"),
         pl.col("view").alias("projection"), "exposure",
     )  # fmt: skip
-    findings = schema.read_table("findings", folder / "findings.parquet").with_columns(one)
-    boxes = schema.read_table("boxes", folder / "boxes.parquet").filter(pl.col("image_id") == 1)
+    findings = tables.read_table("findings", folder / "findings.parquet").with_columns(one)
+    boxes = tables.read_table("boxes", folder / "boxes.parquet").filter(pl.col("image_id") == 1)
     return each, findings, boxes
 
 

@@ -28,10 +28,11 @@ ROW = {
 class Evidence(NamedTuple):
     """One chunk of studies and what is known about them.
 
-    studies  i u32, key u64, n_images i16, views list, exposure, prior u32|null, next u32|null (rows i of this
+    studies  i u32, key u64, n_images i16, views list, exposure, quality, prior u32|null, next u32|null (rows i of this
              chunk), findings_text, impression_text, source
     known    one row per study and finding: i, key, finding (Enum), name, kind, status (present, uncertain, or
-             absent at tier 1 or 2), tier, side, severity, place, evidence
+             absent at tier 1 or 2), tier, side, severity, place, certainty, evidence, balanced (bool: a yes/no
+             question about it may be asked of this study)
     boxes    i, key, n_images, image_id, target, x1, y1, x2, y2, reader
     """
 

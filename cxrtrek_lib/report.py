@@ -5,7 +5,6 @@ Everything on it is read from reports/ (figures, captions, tables, metrics); not
 
 import hashlib
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from cxrtrek_lib import paths
+from cxrtrek_lib import files, paths
 from cxrtrek_lib.schema import STAGES
 from cxrtrek_lib.score_figures import SYSTEMS
 from cxrtrek_lib.viewer import data_uri, environment
@@ -101,15 +100,15 @@ def findings_in_words(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     return said
 
 
-def transfer_table(files: Sequence[Path]) -> pl.DataFrame:
+def transfer_table(scores: Sequence[Path]) -> pl.DataFrame:
     """Scores on external data sets, one row each, from the files predictions/transfer/<dataset>.json.
 
     Each file is a list of objects with dataset, task, metric, score, low, high, n, baseline, baseline_name
     and image_origin (see transfer.py). Raises ValueError when there is no file or a file has no row.
     """
-    rows = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
+    rows = [row for file in scores for row in json.loads(file.read_text(encoding="utf-8"))]
     if not rows:
-        raise ValueError(f"no external score in {len(files)} files; run `dvc repro transfer`")
+        raise ValueError(f"no external score in {len(scores)} files; run `dvc repro transfer`")
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
@@ -230,11 +229,6 @@ def build(
         raise ValueError(
             f"{path.name}: {size:,} bytes, more than {MAX_BYTES:,}; show fewer cases in the viewer"
         )
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with files.whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot write ({error.strerror}); make the folder writable") from None
     return size

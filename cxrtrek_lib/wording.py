@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from cxrtrek_lib import draws, paths, schema
+from cxrtrek_lib import draws, paths, schema, tables
 
 
 class Template(NamedTuple):
@@ -44,7 +44,7 @@ def _slots(ask: str = "", target: str = "", **answers: str) -> Slots:
 
 
 _CHANGES = {kind: "finding" for kind in ("new", "resolved", "worse", "better", "unchanged", "persistent")}
-_EXPOSURES = dict.fromkeys(schema.EXPOSURES, "")
+_EXPOSURES = dict.fromkeys(tables.EXPOSURES, "")
 # Every question that stages.py builds: stage -> name -> slots. A stage absent here is not built (4, 7).
 QUESTIONS: dict[int, dict[str, Slots]] = {
     1: {
@@ -60,8 +60,8 @@ QUESTIONS: dict[int, dict[str, Slots]] = {
         "list": _slots("", "", some="findings", none=""),
     },
     3: {
-        "side": _slots("finding", "kind finding", **dict.fromkeys(schema.SIDES, "")),
-        "severity": _slots("finding", "kind finding", **dict.fromkeys(schema.SEVERITIES, "")),
+        "side": _slots("finding", "kind finding", **dict.fromkeys(tables.SIDES, "")),
+        "severity": _slots("finding", "kind finding", **dict.fromkeys(tables.SEVERITIES, "")),
         "describe": _slots("finding", "kind finding", place="place"),
         "locate": _slots("finding image", "kind finding"),
         "region": _slots("region image", "region"),

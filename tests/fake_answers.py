@@ -4,7 +4,8 @@ import numpy as np
 import polars as pl
 
 from cxrtrek_lib.metrics import score_answers
-from cxrtrek_lib.schema import BOXES, PREDICTIONS, QA, STUDIES, format_boxes
+from cxrtrek_lib.schema import format_boxes
+from cxrtrek_lib.tables import BOXES, PREDICTIONS, QA, STUDIES
 
 FINDINGS = ("pleural effusion", "pneumothorax", "cardiomegaly")
 SIDES = ["A. Left", "B. Right", "C. Bilateral"]
@@ -27,6 +28,7 @@ def fake_study(number: int) -> dict:
         "images": [f"film{number}.png"] + [f"film{number - 1}.png"] * bool(order),
         "image_origin": "simulated",
         "exposure": "adequate",
+        "quality": [],
         "age": 60.0,
         "sex": "F",
     }

@@ -6,7 +6,8 @@ from fake_answers import fake_cohort, patients_of
 
 from cxrtrek_lib.baselines import majority_predictions
 from cxrtrek_lib.metrics import score_answers
-from cxrtrek_lib.schema import PREDICTIONS, QA, parse_boxes
+from cxrtrek_lib.schema import parse_boxes
+from cxrtrek_lib.tables import PREDICTIONS, QA
 
 
 def questions(*rows) -> pl.DataFrame:

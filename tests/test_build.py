@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from real_tables import sample, table
 from tables_by_hand import boxes, findings, studies
 
-from cxrtrek_lib import build, schema
+from cxrtrek_lib import build, schema, tables
 from cxrtrek_lib.findings import FINDINGS
 
 SPLIT = {"validate": 0.05, "test": 0.05}
@@ -129,7 +129,7 @@ def test_facts_are_counted_once():
 
 def test_written_tables_are_those_of_the_metrics(tmp_path):
     found = build.write(sample(), tmp_path, 0)
-    qa = schema.read_table("qa", tmp_path / "qa.parquet")
+    qa = tables.read_table("qa", tmp_path / "qa.parquet")
     assert qa.equals(everything()) and found["n_qa"] == qa.height
     assert sorted(file.stem for file in tmp_path.iterdir()) == ["boxes", "findings", "qa", "studies"]
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
@@ -154,10 +154,10 @@ fact = st.tuples(
     st.sampled_from(
         ["pleural effusion", "nodule", "lung lesion", "edema", "pacemaker", "cardiomegaly", "mass"]
     ),
-    st.sampled_from(schema.STATUSES),
+    st.sampled_from(tables.STATUSES),
     st.sampled_from([1, 2, 3]),
-    st.sampled_from([*schema.SIDES, None]),
-    st.sampled_from([*schema.SEVERITIES, None]),
+    st.sampled_from([*tables.SIDES, None]),
+    st.sampled_from([*tables.SEVERITIES, None]),
 )
 
 

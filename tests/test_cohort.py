@@ -9,18 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cxrtrek_lib import cohort, pretrain, schema
-from cxrtrek_lib.simulate import RENDERABLE, tables
+from cxrtrek_lib import cohort, pretrain, schema, tables
+from cxrtrek_lib.simulate import RENDERABLE, truth_tables
 
 
 def studies_frame(rows: list[dict]) -> pl.DataFrame:
     defaults = {
         "source": "t", "study_id": "s", "order": 0, "prior_study_id": None, "next_study_id": None,
         "split": "train", "views": ["PA"], "images": ["a.jpg"], "image_origin": "none", "exposure": None,
+        "quality": None,
         "age": None, "sex": None, "findings_text": None, "impression_text": None,
     }  # fmt: skip
     full = [{**defaults, "patient_id": row["sample_id"].rsplit("/", 1)[0], **row} for row in rows]
-    return schema.conform("studies", pl.DataFrame(full, schema_overrides=schema.STUDIES))
+    return tables.conform("studies", pl.DataFrame(full, schema_overrides=tables.STUDIES))
 
 
 def findings_frame(rows: list[tuple]) -> pl.DataFrame:
@@ -29,10 +30,11 @@ def findings_frame(rows: list[tuple]) -> pl.DataFrame:
         "laterality": None,
         "location": None,
         "severity": None,
+        "certainty": None,
         "source_column": "t: x",
     }
     full = [{"sample_id": s, "finding": f, "status": status, **fixed} for s, f, status in rows]
-    return schema.conform("findings", pl.DataFrame(full, schema=schema.FINDINGS))
+    return tables.conform("findings", pl.DataFrame(full, schema=tables.FINDINGS))
 
 
 def select_one(views=("PA",), **statuses) -> cohort.Selection:
@@ -150,7 +152,7 @@ def digests(folder) -> dict[str, str]:
 
 def test_a_cohort_is_complete(made):
     folder, summary = made
-    studies = schema.read_table("studies", folder / "studies.parquet")
+    studies = tables.read_table("studies", folder / "studies.parquet")
     assert sorted(studies["sample_id"]) == ["t/a/2", "t/b/1", "t/c/1", "t/d/1"]
     assert summary["n_films"] == 5 and summary["n_cases_with_prior"] == 1
     assert set(studies["image_origin"]) == {"simulated"} and studies["exposure"].null_count() == 0
@@ -164,7 +166,7 @@ def test_a_cohort_is_complete(made):
 
 def test_truth_is_in_the_tables(made):
     folder, _ = made
-    findings = schema.read_table("findings", folder / "findings.parquet")
+    findings = tables.read_table("findings", folder / "findings.parquet")
     assert set(findings["source_column"]) == {"simulated"} and set(findings["evidence_tier"]) == {1}
     status = {(row["sample_id"], row["finding"]): row["status"] for row in findings.iter_rows(named=True)}
     assert status["t/a/2", "pleural effusion"] == "present" and status["t/a/2", "pacemaker"] == "absent"
@@ -172,7 +174,7 @@ def test_truth_is_in_the_tables(made):
     assert status["t/b/1", "support devices"] == status["t/b/1", "pacemaker"] == "present"
     assert status["t/c/1", "lung opacity"] == status["t/c/1", "consolidation"] == "present"
     assert status["t/d/1", "pneumothorax"] == "absent" and ("t/d/1", "lung opacity") not in status
-    boxes = schema.read_table("boxes", folder / "boxes.parquet")
+    boxes = tables.read_table("boxes", folder / "boxes.parquet")
     assert boxes.filter(schema_box_wrong()).height == 0
     columns = ["target", "laterality", "x1", "y1", "x2", "y2"]
     second = boxes.filter((pl.col("sample_id") == "t/a/2") & (pl.col("image_id") == 2)).select(columns)
@@ -189,8 +191,8 @@ def schema_box_wrong() -> pl.Expr:
 
 def test_questions_are_about_the_cases_and_compare_with_the_prior(made):
     folder, _ = made
-    qa = schema.read_table("qa", folder / "qa.parquet")
-    studies = schema.read_table("studies", folder / "studies.parquet")
+    qa = tables.read_table("qa", folder / "qa.parquet")
+    studies = tables.read_table("studies", folder / "studies.parquet")
     assert set(qa["sample_id"]) == set(studies["sample_id"])
     assert set(qa.filter(pl.col("stage") == 5)["sample_id"]) == {"t/a/2"}
     assert not schema.validate(qa, studies)
@@ -236,7 +238,7 @@ def test_a_hidden_finding_is_uncertain_not_absent():
             "not_visible": [row("consolidation", "present")],
         }
     }
-    frame = tables.findings(told, {"t/a/1": {"lung opacity": "consolidation"}})
+    frame = truth_tables.findings(told, {"t/a/1": {"lung opacity": "consolidation"}})
     status = dict(frame.select("finding", "status").iter_rows())
     assert status == {
         "pleural effusion": "present",

@@ -22,7 +22,8 @@ from cxrtrek_lib.metrics import (
     text_score,
     yes_no,
 )
-from cxrtrek_lib.schema import QA, format_boxes
+from cxrtrek_lib.schema import format_boxes
+from cxrtrek_lib.tables import QA
 
 REFERENCE = RougeScorer(["rougeL"], use_stemmer=False)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cxrtrek_lib import predict, schema
+from cxrtrek_lib import predict, tables
 from cxrtrek_lib.chat import Turn
 from tests import tiny
 
@@ -77,7 +77,7 @@ def test_prob_yes_is_given_for_yes_no_questions_only():
         for turn in case.turns:
             row = found.filter(sample_id=case.sample_id, turn=turn.turn).row(0, named=True)
             assert (row["prob_yes"] is not None) == (turn.qtype == "yes_no")
-    assert found.schema == schema.PREDICTIONS
+    assert found.schema == tables.PREDICTIONS
 
 
 def test_yes_probability_by_hand():

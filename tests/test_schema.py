@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from real_tables import sample
 from tables_by_hand import studies as made_studies
 
-from cxrtrek_lib import authors, build, schema
+from cxrtrek_lib import authors, build, schema, tables
 
 percent = st.integers(0, 10_000).map(lambda n: n / 100)
 box = st.tuples(percent, percent, percent, percent).map(list)
@@ -51,17 +51,17 @@ def qa_table(n=40):
 
 def test_tables_survive_the_disk(tmp_path):
     studies, qa = qa_table()
-    qa = qa.with_columns(bbox_list=pl.lit(None, dtype=schema.QA["bbox_list"]))  # an all-null list column
+    qa = qa.with_columns(bbox_list=pl.lit(None, dtype=tables.QA["bbox_list"]))  # an all-null list column
     for name, frame in (("studies", studies), ("qa", qa)):
-        schema.write_table(name, frame, tmp_path / "deep" / f"{name}.parquet")
-        assert schema.read_table(name, tmp_path / "deep" / f"{name}.parquet").equals(frame)
+        tables.write_table(name, frame, tmp_path / "deep" / f"{name}.parquet")
+        assert tables.read_table(name, tmp_path / "deep" / f"{name}.parquet").equals(frame)
     pieces = [qa[:100], qa[100:]]
-    schema.write_chunks("qa", pieces, tmp_path / "pieces.parquet")
-    assert [piece.height for piece in schema.read_chunks("qa", tmp_path / "pieces.parquet")] == [
+    tables.write_chunks("qa", pieces, tmp_path / "pieces.parquet")
+    assert [piece.height for piece in tables.read_chunks("qa", tmp_path / "pieces.parquet")] == [
         100,
         qa.height - 100,
     ]
-    assert schema.read_table("qa", tmp_path / "pieces.parquet").equals(qa)
+    assert tables.read_table("qa", tmp_path / "pieces.parquet").equals(qa)
 
 
 def one_line(error):
@@ -72,11 +72,11 @@ def one_line(error):
 def test_a_failed_write_leaves_the_old_table(tmp_path):
     path = tmp_path / "studies.parquet"
     good = made_studies({"sample_id": "made/a"})
-    schema.write_table("studies", good, path)
+    tables.write_table("studies", good, path)
     with pytest.raises(ValueError) as error:
-        schema.write_chunks("studies", iter([good, good.with_columns(split=pl.lit("holdout"))]), path)
+        tables.write_chunks("studies", iter([good, good.with_columns(split=pl.lit("holdout"))]), path)
     assert "split = 'holdout'" in one_line(error) and "allowed" in one_line(error)
-    assert schema.read_table("studies", path).equals(good)
+    assert tables.read_table("studies", path).equals(good)
     assert [file.name for file in tmp_path.iterdir()] == ["studies.parquet"]
 
 
@@ -92,26 +92,26 @@ def test_a_failed_write_leaves_the_old_table(tmp_path):
 )
 def test_wrong_tables_are_refused(change, message):
     with pytest.raises(ValueError) as error:
-        schema.conform("studies", change(made_studies({"sample_id": "made/a"})))
+        tables.conform("studies", change(made_studies({"sample_id": "made/a"})))
     assert message in one_line(error)
 
 
 def test_unreadable_tables_are_named(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
-        schema.read_table("qa", tmp_path / "qa.parquet")
+        tables.read_table("qa", tmp_path / "qa.parquet")
     assert "dvc repro" in one_line(error)
     (tmp_path / "qa.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(ValueError) as error:
-        schema.read_table("qa", tmp_path / "qa.parquet")
+        tables.read_table("qa", tmp_path / "qa.parquet")
     assert "not a readable qa table" in one_line(error)
-    schema.write_table("studies", made_studies({"sample_id": "made/a"}), tmp_path / "qa.parquet")
+    tables.write_table("studies", made_studies({"sample_id": "made/a"}), tmp_path / "qa.parquet")
     with pytest.raises(ValueError) as error:
-        schema.read_table("qa", tmp_path / "qa.parquet")
+        tables.read_table("qa", tmp_path / "qa.parquet")
     assert "'turn'" in one_line(error) or "missing" in one_line(error)
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(ValueError) as error:
-        schema.write_table("studies", made_studies({"sample_id": "made/a"}), blocked / "studies.parquet")
+        tables.write_table("studies", made_studies({"sample_id": "made/a"}), blocked / "studies.parquet")
     assert "cannot write" in one_line(error)
 
 
@@ -181,7 +181,7 @@ def test_each_broken_rule_is_found(columns, rule):
     qa = build.questions(studies, *parts, 0)
     assert schema.validate(qa, studies) == []
     for column, (where, value) in columns.items():
-        new = pl.Series([value], dtype=schema.QA[column])
+        new = pl.Series([value], dtype=tables.QA[column])
         qa = qa.with_columns(pl.when(where).then(pl.lit(new).first()).otherwise(pl.col(column)).alias(column))
     assert any(rule in violation for violation in schema.validate(qa, studies))
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from cxrtrek_lib import findings, simulate
+from cxrtrek_lib import findings, simulate, tables
 from cxrtrek_lib.simulate import detector, lesions, patient, phantom, projector, render, scene, truth
 
 SIZE = 160
@@ -258,7 +258,7 @@ def test_what_fluid_hides_is_not_asserted(water):
 
 
 def test_exposure_moves_the_grey_levels():
-    means = [simulate.film(study(exposure=exposure), 128, 0)[0].mean() for exposure in patient.EXPOSURES]
+    means = [simulate.film(study(exposure=exposure), 128, 0)[0].mean() for exposure in tables.EXPOSURES]
     assert means[0] > means[1] + 0.05 > means[2] + 0.1
 
 

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from real_tables import table
 
-from cxrtrek_lib import packages, schema
+from cxrtrek_lib import packages, tables
 from cxrtrek_lib.findings import CORE
 from cxrtrek_lib.sources import chexpert, common, nih, openi, padchest
 
@@ -55,11 +55,11 @@ def test_padchest_counts():
 def test_tables_keep_their_schema_and_their_keys(name):
     studies, findings, boxes, *_ = table(name)
     for part, frame in (("studies", studies), ("findings", findings), ("boxes", boxes)):
-        assert dict(frame.schema) == schema.TABLES[part]
+        assert dict(frame.schema) == tables.TABLES[part]
     assert studies["sample_id"].is_unique().all()
     assert findings.join(studies, on="sample_id", how="anti").height == 0
     assert (studies["views"].list.len() == studies["images"].list.len()).all()
-    assert set(studies["views"].explode()) <= set(schema.VIEWS)
+    assert set(studies["views"].explode()) <= set(tables.VIEWS)
     assert not findings.filter((pl.col("status") == "absent") & (pl.col("evidence_tier") > 2)).height
 
 

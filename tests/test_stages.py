@@ -7,7 +7,8 @@ import pytest
 import yaml
 from tables_by_hand import boxes, findings, studies
 
-from cxrtrek_lib import build, paths, schema, stages, wording
+from cxrtrek_lib import attributes, build, identification, paths, reporting, tables, wording
+from cxrtrek_lib.findings import CORE
 
 NONE = boxes()
 
@@ -122,7 +123,7 @@ def test_unknown_views_are_not_asked_about():
 
 
 def test_exposure_where_it_is_known():
-    rows = [{"sample_id": f"made/{i}", "exposure": e} for i, e in enumerate(schema.EXPOSURES * 8)]
+    rows = [{"sample_id": f"made/{i}", "exposure": e} for i, e in enumerate(tables.EXPOSURES * 8)]
     qa = (
         ask(rows)
         .filter(task_type="Quality_Assessment")
@@ -157,9 +158,9 @@ def test_targets_tell_devices_from_abnormalities():
 
 
 def test_a_normal_study_gives_few_implied_noes():
-    core = [("made/a", name, "absent", 2) for name in build.FINDINGS if name in stages.CORE]
+    core = [("made/a", name, "absent", 2) for name in build.FINDINGS if name in CORE]
     qa = ask([{"sample_id": "made/a"}], core)
-    assert qa.filter(qtype="yes_no").height == stages.IMPLIED_NO
+    assert qa.filter(qtype="yes_no").height == identification.IMPLIED_NO
     assert answers(qa, 2, qtype="captioning") == ["No abnormal finding."]
 
 
@@ -235,7 +236,7 @@ def test_boxes_are_asked_for_what_is_there():
         "<|ref|> pleural effusion <|/ref|> <|box|>(5.00, 50.00), (30.00, 75.50)<|/box|> "
         "<|box|>(60.00, 50.00), (90.00, 80.00)<|/box|>"
     ]
-    assert qa.height == 1 + stages.REGIONS_ASKED and set(qa["target"]) <= {"pleural effusion", *regions}
+    assert qa.height == 1 + attributes.REGIONS_ASKED and set(qa["target"]) <= {"pleural effusion", *regions}
     assert set(qa["image_id"]) == {1} and set(qa["num_of_images"]) == {1}
 
 
@@ -304,7 +305,7 @@ def test_changes_are_told_before_what_persists():
 
 
 def test_two_normal_studies_compare_as_normal():
-    normal = [(name, ABSENT, 2) for name in stages.CORE]
+    normal = [(name, ABSENT, 2) for name in CORE]
     assert answers(pair(normal, normal), 5) == ["No abnormal finding in either study."]
 
 
@@ -362,4 +363,4 @@ def test_a_composed_summary_says_so_and_stays_short():
     ],
 )
 def test_sentences_with_removed_words_are_left_out(text, kept):
-    assert stages.legible(text) == kept
+    assert reporting.legible(text) == kept

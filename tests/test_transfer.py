@@ -5,7 +5,7 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import roc_auc_score
 
-from cxrtrek_lib import schema, transfer
+from cxrtrek_lib import tables, transfer
 
 PROBABILITIES = [0.9, 0.2, 0.6, 0.7, 0.1, 0.3]
 LABELS = [1, 0, 1, 0, 0, 1]
@@ -34,9 +34,9 @@ def external() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
         answers.append((sample_id, 2, WRITTEN[k], None))
     columns = ["sample_id", "turn", "stage", "qtype", "question", "answer", "fact"]
     qa = pl.DataFrame(rows, schema=columns, orient="row").with_columns(
-        **{name: pl.lit(None, dtype=kind) for name, kind in schema.QA.items() if name not in columns}
+        **{name: pl.lit(None, dtype=kind) for name, kind in tables.QA.items() if name not in columns}
     )
-    return studies, qa, pl.DataFrame(answers, schema=list(schema.PREDICTIONS), orient="row")
+    return studies, qa, pl.DataFrame(answers, schema=list(tables.PREDICTIONS), orient="row")
 
 
 def score(dataset: str, *, studies=None, blank_probability=0.5) -> list[dict]:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from cxrtrek_lib import draws
+from cxrtrek_lib.tables import EXPOSURES
 
 VIEWS = ("PA", "AP")
-EXPOSURES = ("underexposed", "adequate", "overexposed")
 WAVES = 5  # cosines per axis of the smooth in-plane warp
 FIELD_MM = {"PA": 345.0, "AP": 375.0}  # side of the square field on the detector
 

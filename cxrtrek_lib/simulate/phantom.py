@@ -11,7 +11,6 @@ head, x from the patient's right to the patient's left. So x grows to the right 
 
 import csv
 import hashlib
-import os
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +20,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
-from cxrtrek_lib import packages, paths
+from cxrtrek_lib import files, packages, paths
 
 VERSION = 4  # part of the cache's name: raise it whenever `build` gives other numbers
 SHRINK = (3, 1, 2)  # native voxels averaged along (y, z, x)
@@ -121,19 +120,8 @@ def save(phantom: Phantom, path: Path) -> None:
         **{f"outlines/{name}": points for name, points in phantom.outlines.items()},
         **{f"lobe_sites/{name}": points for name, points in phantom.lobe_sites.items()},
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                np.savez_compressed(file, **arrays)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"{path}: cannot write ({error.strerror}); make the folder writable or free space"
-        ) from None
+    with files.whole(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def fingerprint(phantom: Phantom) -> str:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import multiprocessing
-import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm.auto import tqdm
 
+from cxrtrek_lib import files
 from cxrtrek_lib.simulate import phantom, scene
 
 # The modules that decide what a film looks like and what is true of it.
@@ -49,13 +49,9 @@ def render(study: dict, size_px: int, seed: int, path: Path) -> dict:
     text.add_text("sample_id", study["sample_id"])
     text.add_text("identity", wanted)
     text.add_text("truth", json.dumps(truth, sort_keys=True), zip=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with files.whole(path) as temporary:
         picture = Image.fromarray(np.round(image * 255).astype(np.uint8))
         picture.save(temporary, format="PNG", pnginfo=text, compress_level=4)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     # Through JSON, so that a rendered and a reused film tell exactly the same.
     return json.loads(json.dumps(truth, sort_keys=True))
 

@@ -9,10 +9,10 @@ from threadpoolctl import ThreadpoolController
 from cxrtrek_lib import draws
 from cxrtrek_lib.findings import FINDINGS
 from cxrtrek_lib.simulate import detector, devices, lesions, patient, phantom, projector, truth
+from cxrtrek_lib.tables import SEVERITIES
 
 RENDERABLE = ("pleural effusion", "cardiomegaly", "consolidation", "pneumothorax", "pacemaker")
 SIZES = (128, 1024)
-SEVERITIES = ("mild", "moderate", "severe")
 
 # Findings with sides and the share of each side when the annotation leaves it open; findings with grades and
 # the shares of mild, moderate and severe.
@@ -40,7 +40,7 @@ def film(study: dict, size_px: int = 224, seed: int = 0) -> tuple[np.ndarray, di
     """One frontal film and its truth.
 
     study  {"sample_id", "patient_id", "view": "PA" | "AP", "sex": "M" | "F" | None,
-            "exposure": None | one of patient.EXPOSURES (optional), "findings": [{"finding", "status",
+            "exposure": None | one of tables.EXPOSURES (optional), "findings": [{"finding", "status",
             "laterality", "severity", "location"}]}; the last three may be None or missing
     size_px  side of the film, 128 to 1024 pixels
     Returns (image float32 (size_px, size_px) in [0, 1], 1 = white; row 0 on top, the patient's right on the

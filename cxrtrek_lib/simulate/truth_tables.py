@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from cxrtrek_lib import schema
+from cxrtrek_lib import tables
 
 # One row per film. rendered: findings that the film shows, visibility_mm: of each; not_visible: planned ones
 # that are too faint to assert; drawn: "finding: attribute" that the hash decided, not the annotation.
@@ -16,7 +16,7 @@ SCENES = {
 
 
 def findings(told: dict[str, dict], general: dict[str, dict[str, str]]) -> pl.DataFrame:
-    """schema.FINDINGS rows of every film: tier 1, source_column "simulated".
+    """tables.FINDINGS rows of every film: tier 1, source_column "simulated".
 
     told     sample_id -> truth
     general  sample_id -> {general finding that the annotation names: the special one that realises it}; a
@@ -34,17 +34,17 @@ def findings(told: dict[str, dict], general: dict[str, dict[str, str]]) -> pl.Da
         rows += [_finding(sample_id, name, row, attributes=True) for name, row in shown.items()]
         for name, special in general.get(sample_id, {}).items():
             rows.append(_finding(sample_id, name, shown[special], attributes=False))
-    return schema.conform("findings", pl.DataFrame(rows, schema_overrides=schema.FINDINGS))
+    return tables.conform("findings", pl.DataFrame(rows, schema_overrides=tables.FINDINGS))
 
 
 def _finding(sample_id: str, name: str, row: dict, *, attributes: bool) -> dict:
     kept = {column: row[column] if attributes else None for column in ("laterality", "location", "severity")}
-    fixed = {"status": row["status"], "evidence_tier": 1, "source_column": "simulated"}
+    fixed = {"status": row["status"], "evidence_tier": 1, "certainty": None, "source_column": "simulated"}
     return {"sample_id": sample_id, "finding": name, **fixed, **kept}
 
 
 def boxes(told: dict[str, dict]) -> pl.DataFrame:
-    """schema.BOXES rows of every film, findings and regions: image_id 1, reader "simulated"."""
+    """tables.BOXES rows of every film, findings and regions: image_id 1, reader "simulated"."""
     rows = []
     for sample_id, truth in told.items():
         marked = [
@@ -57,7 +57,7 @@ def boxes(told: dict[str, dict]) -> pl.DataFrame:
             corners = dict(zip(("x1", "y1", "x2", "y2"), box, strict=True))
             fixed = {"sample_id": sample_id, "image_id": 1, "reader": "simulated"}
             rows.append({**fixed, "target": target, "laterality": side, **corners})
-    return schema.conform("boxes", pl.DataFrame(rows, schema_overrides=schema.BOXES))
+    return tables.conform("boxes", pl.DataFrame(rows, schema_overrides=tables.BOXES))
 
 
 def scenes(told: dict[str, dict], files: list[str]) -> pl.DataFrame:
