@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
+from cxrtrek_lib.conversations import PLACEHOLDER, format_boxes, format_of
 from cxrtrek_lib.metrics import split_option
-from cxrtrek_lib.schema import PLACEHOLDER, format_boxes, format_of
 from cxrtrek_lib.tables import PREDICTIONS
 
 

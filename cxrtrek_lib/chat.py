@@ -14,7 +14,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from cxrtrek_lib.schema import PLACEHOLDER
+from cxrtrek_lib.conversations import PLACEHOLDER
 
 _COORDINATE = re.compile(r"(?<![\d.])(\d{1,3}\.\d{2})(?![\d.])")
 # Marks where an answer stands while the chat template renders; no question or answer holds this character.

@@ -1,195 +1,25 @@
-"""A cohort: studies whose annotated findings a simulated film can show, their films, truth and questions."""
+"""The films, truth tables and questions of a cohort that selection.py chose.
+
+Truth has two origins here, and `source_column` tells them apart. What can be seen comes from the scene that
+was rendered ("simulated"). A diagnosis, and what the next study showed, come from the annotation ("chexpert:
+Pneumonia"): a film cannot prove a diagnosis, and no film foretells the next one.
+"""
 
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
-from cxrtrek_lib import build, draws, files, images, paths, tables
+from cxrtrek_lib import build, files, images, paths, tables
+from cxrtrek_lib.findings import DIAGNOSES
+from cxrtrek_lib.selection import NO_FINDING, REALISED_AS, SEEN_AS, Selection, shown_as
 from cxrtrek_lib.simulate import RENDERABLE, render, truth_tables
 from cxrtrek_lib.simulate.scene import GRADED, SIDED
 
-# A general finding that the annotation names is realised as the special one that a film can show.
-REALISED_AS = {
-    "lung opacity": "consolidation",
-    "airspace opacity": "consolidation",
-    "support devices": "pacemaker",
-}
-FRONTAL = ("PA", "AP")
-NO_FINDING = "no finding"
-PRIOR_SHARE = 0.36  # of a training cohort's cases show a prior film, if enough studies have an eligible one
-_SUSPECTED = "nothing present, something uncertain"
-
-
-class Selection(NamedTuple):
-    """The studies of a cohort.
-
-    cases     studies rows (tables.STUDIES) in hash order within each split; prior_study_id only where the
-              prior study gets a film
-    priors    studies rows of prior films that are no cases themselves
-    findings  annotated findings of cases and priors (tables.FINDINGS)
-    excluded  reason -> number of studies of the asked splits that cannot be cases
-    counts    split, finding (or "no finding"), cases, available: cases with it and eligible studies with it
-    """
-
-    cases: pl.DataFrame
-    priors: pl.DataFrame
-    findings: pl.DataFrame
-    excluded: dict[str, int]
-    counts: pl.DataFrame
-
-
-def select(
-    studies: pl.DataFrame,
-    findings: pl.DataFrame,
-    n_per_split: dict[str, int],
-    *,
-    seed: int,
-    prior_share: float = PRIOR_SHARE,
-) -> Selection:
-    """Choose n_per_split[split] cases of each split, as even over the renderable findings and none as can be.
-
-    A study is eligible when every present or uncertain finding can be rendered (itself, or as REALISED_AS
-    says), when its first view is PA or AP, and when some finding is present or none is even suspected. A
-    prior study needs the first two. prior_share: share of cases with a prior film, as far as eligible ones
-    go. Order is by hash of (seed, sample_id). Raises ValueError when a split has fewer eligible studies than
-    asked.
-    """
-    marked = _eligibility(studies.filter(pl.col("split").is_in(list(n_per_split))), findings)
-    excluded = dict(marked.filter(pl.col("reason") != "")["reason"].value_counts(sort=True).iter_rows())
-    eligible = marked.filter(pl.col("reason") == "")
-    can_be_prior = marked.filter(pl.col("reason").is_in(["", _SUSPECTED]))["sample_id"].to_list()
-    eligible = eligible.with_columns(
-        prior_study_id=pl.when(pl.col("prior_study_id").is_in(can_be_prior)).then("prior_study_id")
-    )
-    chosen = []
-    for split, n in n_per_split.items():
-        pool = eligible.filter(pl.col("split") == split)
-        if len(pool) < n:
-            raise ValueError(
-                f"cohort: {n} cases of split {split} asked, {len(pool)} studies can be simulated; lower the "
-                "cohort's size or raise dataset.max_patients"
-            )
-        chosen.append(_balanced(pool, n, prior_share, seed))
-    cases = pl.concat(chosen)
-    priors = studies.filter(
-        pl.col("sample_id").is_in(cases["prior_study_id"].drop_nulls().to_list())
-        & ~pl.col("sample_id").is_in(cases["sample_id"].to_list())
-    )
-    both = pl.concat([cases.select("sample_id"), priors.select("sample_id")])
-    counts = _per_finding(cases).rename({"studies": "cases"})
-    counts = _per_finding(eligible).rename({"studies": "available"}).join(counts, on=["split", "finding"])
-    return Selection(
-        cases.select(list(tables.STUDIES)),
-        priors.select(list(tables.STUDIES)),
-        findings.join(both, on="sample_id", how="semi"),
-        excluded,
-        counts.select("split", "finding", "cases", "available").sort("split", "finding"),
-    )
-
-
-def choose(name: str, sizes: dict, *, seed: int) -> Selection:
-    """The cases of a named cohort from the built dataset (data/dataset/), as sized in params.yaml.
-
-    name   "training", or an external source ("nih": adjudicated studies only; "openi")
-    sizes  the `cohort` group: {"training": {split: cases}, "external": {source: cases}, ...}
-    External cohorts have no prior films: their tasks are about one study.
-    """
-    studies = tables.read_table("studies", paths.DATASET / "studies.parquet")
-    findings = tables.read_table("findings", paths.DATASET / "findings.parquet")
-    if name == "training":
-        return select(studies, findings, sizes["training"], seed=seed)
-    if name not in sizes["external"]:
-        known = ", ".join(["training", *sizes["external"]])
-        raise ValueError(f"cohort {name!r} is unknown; params.yaml sizes {known}")
-    studies = studies.filter((pl.col("source") == name) & (pl.col("split") == "external"))
-    studies = adjudicated(studies, findings) if name == "nih" else studies
-    return select(studies, findings, {"external": sizes["external"][name]}, seed=seed, prior_share=0.0)
-
-
-def adjudicated(studies: pl.DataFrame, findings: pl.DataFrame) -> pl.DataFrame:
-    """The studies of NIH ChestX-ray14 whose findings a panel of radiologists adjudicated (4,376 in full)."""
-    panel = findings.filter(pl.col("source_column").str.starts_with("nih: google2019"))
-    return studies.join(panel.select("sample_id").unique(), on="sample_id", how="semi")
-
-
-def _per_finding(studies: pl.DataFrame) -> pl.DataFrame:
-    present = pl.when(pl.col("present").list.len() == 0).then(pl.lit([NO_FINDING])).otherwise("present")
-    rows = studies.select("split", finding=present).explode("finding")
-    return rows.group_by("split", "finding").agg(studies=pl.len())
-
-
-def _eligibility(studies: pl.DataFrame, findings: pl.DataFrame) -> pl.DataFrame:
-    """studies with `present` (renderable names, sorted) and `reason` ("" = eligible)."""
-    rows = findings.join(studies.select("sample_id"), on="sample_id", how="semi").with_columns(
-        shown=pl.col("finding").replace(REALISED_AS)
-    )
-    shown, status = pl.col("shown"), pl.col("status")
-    facts = rows.group_by("sample_id").agg(
-        present=shown.filter(status == "present").unique().sort(),
-        suspected=shown.filter(status == "uncertain").unique(),
-        impossible=(~shown.is_in(RENDERABLE) & (status != "absent")).any(),
-        denied=shown.filter((status == "absent") & (pl.col("finding") == shown)).unique(),
-    )
-    marked = studies.join(facts, on="sample_id", how="left")
-    claimed = pl.concat_list("present", "suspected")
-    reason = (
-        pl.when(pl.col("present").is_null())
-        .then(pl.lit("no finding stated present or absent"))
-        .when(~pl.col("views").list.first().is_in(FRONTAL).fill_null(False))
-        .then(pl.lit("first view not known to be PA or AP"))
-        .when("impossible").then(pl.lit("a finding that cannot be simulated yet"))
-        .when(pl.col("denied").list.set_intersection(claimed).list.len() > 0)
-        .then(pl.lit("a general finding whose only renderable form is denied"))
-        .when((pl.col("present").list.len() == 0) & (pl.col("suspected").list.len() > 0))
-        .then(pl.lit(_SUSPECTED))
-        .otherwise(pl.lit(""))
-    )  # fmt: skip
-    return marked.with_columns(reason=reason).drop("suspected", "impossible", "denied")
-
-
-def _balanced(pool: pl.DataFrame, n: int, prior_share: float, seed: int) -> pl.DataFrame:
-    """n studies: always the next one, in hash order, of the finding (or none) that has fewest cases so far.
-
-    While fewer than prior_share of the cases have a prior, the next one that has is taken, else the next
-    one that has none; whichever there is when the other kind has run out.
-    """
-    keys = draws.keys(seed, pool["sample_id"].to_list())
-    pool = pool.with_columns(drawn=pl.Series(draws.mix(keys, "cohort/order"))).sort("drawn")
-    present = pool["present"].to_list()
-    has_prior = pool["prior_study_id"].is_not_null().to_list()
-    names = (*RENDERABLE, NO_FINDING)
-    queues = {(name, kind): [] for name in names for kind in (True, False)}
-    for i in range(len(pool) - 1, -1, -1):  # reversed, so that pop() gives the first
-        for name in present[i] or [NO_FINDING]:
-            queues[name, has_prior[i]].append(i)
-    tally = dict.fromkeys(names, 0)
-    taken: set[int] = set()
-    with_prior = 0
-    while len(taken) < n:
-        name = min(tally, key=lambda each: (tally[each], names.index(each)))
-        wanted = with_prior < prior_share * (len(taken) + 1)
-        i = _pop(queues[name, wanted], taken)
-        i = _pop(queues[name, not wanted], taken) if i is None else i
-        if i is None:
-            del tally[name]  # no study left with it: its place goes to the others
-            continue
-        taken.add(i)
-        with_prior += has_prior[i]
-        for other in present[i] or [NO_FINDING]:
-            if other in tally:
-                tally[other] += 1
-    return pool[sorted(taken)].drop("drawn")
-
-
-def _pop(queue: list[int], taken: set[int]) -> int | None:
-    """The first index of a reversed queue that is not taken yet; None when there is none."""
-    while queue:
-        if (i := queue.pop()) not in taken:
-            return i
-    return None
+AS_ANNOTATED = ", as annotated"  # marks the row of a next study, which may have a film of its own elsewhere
+# The ratio of Yes to No at which only questions with one and the same answer for all films go (balance).
+THIN_NOTHING = 1e6
 
 
 def make(
@@ -198,10 +28,11 @@ def make(
     """Render a cohort and write its tables and questions under data/films/<name>/ (or `folder`).
 
     png/<film>.png         one film per case and per prior study
-    studies.parquet        the cases: images [current, prior], views [current], exposure as rendered
+    studies.parquet        the cases: images [current, prior], views [current], exposure, quality
     findings.parquet       truth of every film, cases and priors: each renderable finding present or absent
                            at tier 1 (source_column "simulated"); annotated general names (REALISED_AS)
-                           follow the special one; planned findings too faint to see are uncertain
+                           follow the special one; planned findings too faint to see are uncertain; diagnoses
+                           as annotated (see `diagnoses`)
     boxes.parquet          truth of every film under its own sample_id with image_id 1, and again as image_id
                            2 of the case that shows it as prior; reader "simulated"
     scenes.parquet         one row per film, see SCENES
@@ -221,13 +52,13 @@ def make(
     )
     told = dict(zip(studies["sample_id"], truths, strict=True))
     scenes = truth_tables.scenes(told, names)
-    findings = truth_tables.findings(told, _general(selection.findings))
+    findings = pl.concat([
+        truth_tables.findings(told, _general(selection.findings)), diagnoses(selection.findings, told)
+    ])  # fmt: skip
     boxes = truth_tables.boxes(told)
-    films = scenes.select("sample_id", "film", "view", "exposure")
-    rendered = _as_rendered(studies, films)
-    asked = selection.cases.select("sample_id")
-    cases = rendered.join(asked, on="sample_id", how="semi", maintain_order="left")
-    qa = build.questions(rendered, findings, boxes, seed).join(asked, on="sample_id", how="semi")
+    rendered = _as_rendered(studies, scenes.select("sample_id", "film", "view", "exposure", "quality"))
+    cases = rendered.filter(pl.col("sample_id").is_in(selection.cases["sample_id"].to_list()))
+    qa = _questions(rendered, selection, findings, boxes, seed)
     pairs = cases.filter(pl.col("prior_study_id").is_not_null()).select("sample_id", prior="prior_study_id")
     second = boxes.rename({"sample_id": "prior"}).join(pairs, on="prior").with_columns(image_id=pl.lit(2))
     boxes = pl.concat([boxes, second.select(boxes.columns)], how="vertical_relaxed")
@@ -244,6 +75,40 @@ def make(
     for stray in set((folder / "png").iterdir()) - wanted:  # films of an earlier selection
         stray.unlink()
     return summary
+
+
+def diagnoses(annotated: pl.DataFrame, told: dict[str, dict]) -> pl.DataFrame:
+    """tables.FINDINGS rows of the diagnoses that the annotation states of the films in `told`.
+
+    annotated  tables.FINDINGS of the films' studies; told  sample_id -> truth
+    Status, tier, certainty and source_column stay the annotation's: "absent" is what a reader or a report
+    said, and a diagnosis that is not mentioned has no row. A present one becomes uncertain when the film does
+    not show the finding that stands for it (SEEN_AS). Side, place and grade are left out: the scene has its
+    own.
+    """
+    seen = [
+        (sample_id, row["finding"])
+        for sample_id, truth in told.items()
+        for row in truth["findings"]
+        if row["status"] == "present"
+    ]
+    seen = pl.DataFrame(seen, schema={"sample_id": pl.String, "sign": pl.String}, orient="row")
+    rows = annotated.filter(
+        pl.col("finding").is_in(DIAGNOSES) & pl.col("sample_id").is_in(list(told))
+    ).with_columns(sign=pl.col("finding").replace_strict(SEEN_AS, default=None, return_dtype=pl.String))
+    rows = rows.join(
+        seen.with_columns(shown=True), on=["sample_id", "sign"], how="left", maintain_order="left"
+    )
+    hidden = (pl.col("status") == "present") & pl.col("shown").is_null()
+    nothing = pl.lit(None, dtype=pl.String)
+    rows = rows.with_columns(
+        status=pl.when(hidden).then(pl.lit("uncertain")).otherwise("status"),
+        certainty=pl.when(~hidden).then("certainty"),
+        laterality=nothing,
+        location=nothing,
+        severity=nothing,
+    )
+    return tables.conform("findings", rows.select(list(tables.FINDINGS)))
 
 
 def examples(folder: Path, each: int = 2) -> tuple[list[np.ndarray], list[str], list[list[list[float]]]]:
@@ -274,10 +139,9 @@ def examples(folder: Path, each: int = 2) -> tuple[list[np.ndarray], list[str], 
 def _facts(studies: pl.DataFrame, findings: pl.DataFrame) -> list[dict]:
     """What scene.film needs of each study: one row per renderable finding that is stated."""
     rows: dict[str, dict[str, list[dict]]] = {}
-    for row in findings.iter_rows(named=True):
-        shown = REALISED_AS.get(row["finding"], row["finding"])
-        if shown in RENDERABLE:
-            rows.setdefault(row["sample_id"], {}).setdefault(shown, []).append(row)
+    shown = findings.with_columns(shown=shown_as()).filter(pl.col("shown").is_in(RENDERABLE))
+    for row in shown.iter_rows(named=True):
+        rows.setdefault(row["sample_id"], {}).setdefault(row["shown"], []).append(row)
     facts = []
     for study in studies.iter_rows(named=True):
         stated = [_united(name, each) for name, each in sorted(rows.get(study["sample_id"], {}).items())]
@@ -308,20 +172,41 @@ def _united(name: str, rows: list[dict]) -> dict:
 
 
 def _as_rendered(studies: pl.DataFrame, films: pl.DataFrame) -> pl.DataFrame:
-    """Studies rows as the cohort shows them: one frontal view each, images [current, prior], no future study.
-
-    A next study is no part of a cohort: its severities are drawn, so no present film could foretell them.
-    """
+    """Studies rows as the cohort shows them: one frontal view each, images [current, prior]."""
     prior = films.select(prior_study_id="sample_id", prior_film="film")
-    rows = studies.drop("exposure").join(films, on="sample_id", maintain_order="left")
+    rows = studies.drop("exposure", "quality").join(films, on="sample_id", maintain_order="left")
     rows = rows.join(prior, on="prior_study_id", how="left", maintain_order="left")
     return rows.with_columns(
         prior_study_id=pl.when(pl.col("prior_film").is_not_null()).then("prior_study_id"),
-        next_study_id=pl.lit(None, dtype=pl.String),
         views=pl.concat_list("view"),
         images=pl.concat_list("film", "prior_film").list.drop_nulls(),
         image_origin=pl.lit("simulated"),
     ).select(list(tables.STUDIES))
+
+
+def _questions(
+    rendered: pl.DataFrame, selection: Selection, findings: pl.DataFrame, boxes: pl.DataFrame, seed: int
+) -> pl.DataFrame:
+    """The questions of the cases. Their next studies take part as rows of their own, never asked about.
+
+    rendered, findings, boxes  studies, truth and diagnoses of every film
+    A next study is told by its annotation, also where it has a film of its own: that film's sides and grades
+    are drawn, so nobody could foretell them. Only presence is left to compare: side, place and grade are
+    taken out. A finding that it does not mention stays unknown; one that only it mentions is new, since the
+    case's film does not show it.
+    """
+    later = selection.futures["sample_id"].to_list()
+    nothing = pl.lit(None, dtype=pl.String)
+    renamed = pl.concat_str("sample_id", pl.lit(AS_ANNOTATED)).alias("sample_id")
+    futures = selection.futures.with_columns(renamed, prior_study_id=nothing, next_study_id=nothing)
+    stated = selection.findings.filter(pl.col("sample_id").is_in(later)).with_columns(
+        renamed, laterality=nothing, location=nothing, severity=nothing
+    )
+    linked = rendered.with_columns(next_study_id=pl.concat_str("next_study_id", pl.lit(AS_ANNOTATED)))
+    balance = build.yes_no_balance(rendered, findings, THIN_NOTHING)
+    studies, told = pl.concat([linked, futures]), pl.concat([findings, stated])
+    qa = build.questions(studies, told, boxes, seed, balance=balance)
+    return qa.filter(pl.col("sample_id").is_in(selection.cases["sample_id"].to_list()))
 
 
 def _general(findings: pl.DataFrame) -> dict[str, dict[str, str]]:
@@ -341,9 +226,11 @@ def _summary(name: str, selection: Selection, told: dict[str, dict], size_px: in
         "image_origin": "simulated",
         "n_cases": len(selection.cases),
         "n_cases_with_prior": len(selection.cases.filter(pl.col("prior_study_id").is_not_null())),
+        "n_cases_with_next_study": len(selection.futures),
         "n_films": len(told),
         "excluded": dict(sorted(selection.excluded.items())),
         "cases_per_split_and_finding": selection.counts.to_dicts(),
         "realised_as": REALISED_AS,
+        "seen_as": SEEN_AS,
         "not_visible": {finding: hidden.count(finding) for finding in sorted(set(hidden))},
     }

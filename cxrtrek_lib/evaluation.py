@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from cxrtrek_lib import files
+from cxrtrek_lib.conversations import STAGES
 from cxrtrek_lib.inference_stats import (
     bootstrap_mean,
     cluster_weights,
@@ -23,7 +24,6 @@ from cxrtrek_lib.inference_stats import (
     patient_sums,
 )
 from cxrtrek_lib.metrics import PRIMARY, VERSION
-from cxrtrek_lib.schema import STAGES
 
 # Differences in evaluation.json, (system, what it is compared with): one family for Holm's correction.
 COMPARISONS = (

@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from cxrtrek_lib import draws, images
+from cxrtrek_lib.conversations import is_box, parse_boxes
 from cxrtrek_lib.figures import PAGE, Drawing, styled
 from cxrtrek_lib.findings import FINDINGS
 from cxrtrek_lib.metrics import box_score
-from cxrtrek_lib.schema import is_box, parse_boxes
 
 GOLD, ANSWER = "#F0E442", "#56B4E9"  # yellow and sky blue: both read on black, white and for the colour-blind
 Boxes = Sequence[Sequence[float]]

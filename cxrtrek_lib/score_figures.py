@@ -12,6 +12,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
+from cxrtrek_lib.conversations import STAGES
 from cxrtrek_lib.figures import (
     BLACK,
     BLUE,
@@ -26,7 +27,6 @@ from cxrtrek_lib.figures import (
     letter,
     styled,
 )
-from cxrtrek_lib.schema import STAGES
 
 # System -> (label, colour, marker); colour and marker both tell systems apart.
 SYSTEMS = {

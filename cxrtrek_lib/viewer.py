@@ -12,7 +12,7 @@ import polars as pl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cxrtrek_lib import draws, paths
-from cxrtrek_lib.schema import PLACEHOLDER, STAGES, format_of, is_box, parse_boxes
+from cxrtrek_lib.conversations import PLACEHOLDER, STAGES, format_of, is_box, parse_boxes
 
 _BOX_TEXT = re.compile(r"<\|ref\|>\s*(.*?)\s*<\|/ref\|>((?:\s*<\|box\|>.*?<\|/box\|>)+)")
 

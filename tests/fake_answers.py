@@ -3,8 +3,8 @@
 import numpy as np
 import polars as pl
 
+from cxrtrek_lib.conversations import format_boxes
 from cxrtrek_lib.metrics import score_answers
-from cxrtrek_lib.schema import format_boxes
 from cxrtrek_lib.tables import BOXES, PREDICTIONS, QA, STUDIES
 
 FINDINGS = ("pleural effusion", "pneumothorax", "cardiomegaly")

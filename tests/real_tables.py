@@ -3,7 +3,7 @@
 from functools import cache
 from importlib import import_module
 
-from cxrtrek_lib import build
+from cxrtrek_lib import params, paths
 
 
 @cache
@@ -13,6 +13,8 @@ def table(name):
 
 @cache
 def sample():
-    """All four sources, 300 patients of each."""
-    split = {"validate": 0.05, "test": 0.05}
-    return build.read_sources(["chexpert", "padchest"], ["nih", "openi"], split, 300)
+    """The sources of the default parameters, 300 patients of each."""
+    from cxrtrek_lib import corpus  # here, so that the tests of the readers do not wait for the builders
+
+    dataset = params.load(paths.PROFILES / "default.yaml").groups()["dataset"]
+    return corpus.read_sources(dataset["roles"], 300, dataset["split"], dataset["folders"])

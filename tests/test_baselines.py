@@ -5,8 +5,8 @@ import pytest
 from fake_answers import fake_cohort, patients_of
 
 from cxrtrek_lib.baselines import majority_predictions
+from cxrtrek_lib.conversations import parse_boxes
 from cxrtrek_lib.metrics import score_answers
-from cxrtrek_lib.schema import parse_boxes
 from cxrtrek_lib.tables import PREDICTIONS, QA
 
 

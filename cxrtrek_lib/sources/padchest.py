@@ -5,12 +5,19 @@ File `PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz` of torchxrayvisio
 on these (`MethodLabel`); a label is a positive statement (present, tier 1), a missing one says nothing.
 A study labelled only "normal" (or "normal" and "unchanged") makes the common findings absent at tier 2. A
 sentence labelled normal in an abnormal study denies nothing: 3 % of normal hearts are also cardiomegaly.
-Traps: ids must be read as text (guessed types corrupt them: 110,499 studies). Some labels carry a leading
-space: 964 studies say "exclude" and 19 more " exclude"; all 983 are left out, as are 79 without labels and
-one whose images belong to two patients, which leaves 108,868. `LabelsLocalizationsBySentence` has two
-formats: a list per sentence (physicians) and one flat list, in which a location is taken for a finding only
-when nothing else can own it. The report text is stemmed Spanish: no answer is made of it. 11 images with
-projection EXCLUDE are left out. Same-day studies of a patient have no known order.
+"suboptimal study" is the study's quality. The words stand in `padchest_vocabulary.py`.
+"COPD signs" states signs: the diagnosis is uncertain. "increased density" is a lung opacity unless all its
+places lie outside the lungs (such labels are left out and counted).
+Traps: ids must be read as text (guessed types corrupt them: 110,499 studies). 964 studies say "exclude" and
+19 more " exclude"; all 983 are left out, as are 79 without labels and one whose images belong to two
+patients, which leaves 108,868. `LabelsLocalizationsBySentence` has two formats: a list per sentence
+(physicians) and one flat list, in which the space before a label tells its sentence: a label without one
+opens a sentence, labels with one continue it, its places follow (in 83,520 lists no label with a space comes
+first or after a place). A side or place is taken for a finding where its sentence has no other label: 37,000
+of 63,000 studies with location words; the words of the others stand beside several labels, beside "normal",
+or repeat the finding's own organ ("loc cardiac"). "loc right" beside a catheter may be the right atrium. The
+report text is stemmed Spanish: no answer is made of it. 11 images with projection EXCLUDE are left out.
+Same-day studies of a patient have no known order.
 Source: Bustos et al. 2020, PadChest, Medical Image Analysis 66, 101797.
 Licence: the wheel states none for this table; the data set is BIMCV's, for research. Nothing derived from it
 is kept in this repository.
@@ -22,8 +29,26 @@ import polars as pl
 
 from cxrtrek_lib.findings import CORE, SIDED
 from cxrtrek_lib.sources import common
+from cxrtrek_lib.sources.padchest_vocabulary import (
+    DENSITY,
+    EXCLUDE,
+    INSIDE,
+    LABEL_PLACES,
+    NECK_VEINS,
+    NORMAL,
+    OUTSIDE,
+    PADCHEST,
+    RIGHT_HEART,
+    SUBOPTIMAL,
+    UNCHANGED,
+    WIDER,
+    place_table,
+)
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz"
+SIGNS = "COPD signs"
+SIZE = (160_861, 36)  # rows, columns
+STUDIES = 109_931  # before any is left out
 COLUMNS = [
     "ImageID", "StudyDate_DICOM", "StudyID", "PatientID", "PatientBirth", "PatientSex_DICOM", "Projection",
     "Labels", "LabelsLocalizationsBySentence",
@@ -33,119 +58,6 @@ PROJECTIONS = {
     "EXCLUDE": None,
 }  # fmt: skip
 
-# PadChest's English labels (174 in its paper), after stripping the spaces that stray before some of them.
-PADCHEST: dict[str, str | None] = common.inverted({
-    # Statements about the study, the technique or the past, not findings of ours.
-    None: ("normal", "unchanged", "exclude", "suboptimal study", "chronic changes", ""),
-    "pleural effusion": (
-        "pleural effusion", "loculated pleural effusion", "loculated fissural effusion",
-        "pleural effusion both sides",
-    ),
-    "pneumothorax": ("pneumothorax",),
-    "hydropneumothorax": ("hydropneumothorax",),
-    "costophrenic angle blunting": ("costophrenic angle blunting",),
-    "pleural thickening": (
-        "pleural thickening", "apical pleural thickening", "fissure thickening", "minor fissure thickening",
-        "major fissure thickening",
-    ),
-    "pleural plaque": ("pleural plaques", "calcified pleural plaques", "calcified pleural thickening"),
-    "lung opacity": ("increased density",),
-    "airspace opacity": ("alveolar pattern",),
-    "consolidation": ("consolidation",),
-    "infiltrate": ("infiltrates",),
-    "pneumonia": ("pneumonia", "atypical pneumonia"),
-    "atelectasis": (
-        "atelectasis", "laminar atelectasis", "lobar atelectasis", "segmental atelectasis",
-        "total atelectasis",
-        "round atelectasis", "atelectasis basal",
-    ),
-    "volume loss": ("volume loss",),
-    "edema": ("pulmonary edema",),
-    "vascular congestion": (
-        "hilar congestion", "vascular redistribution", "central vascular redistribution", "kerley lines",
-        "pulmonary venous hypertension",
-    ),
-    "interstitial opacity": (
-        "interstitial pattern", "reticular interstitial pattern", "reticulonodular interstitial pattern",
-    ),
-    "ground glass opacity": ("ground glass pattern",),
-    "nodule": ("nodule", "multiple nodules"),
-    "mass": ("pulmonary mass",),
-    "granuloma": ("granuloma", "calcified granuloma"),
-    "cavitation": ("cavitation",),
-    "pulmonary fibrosis": ("pulmonary fibrosis",),
-    "scarring": ("fibrotic band",),
-    "bronchiectasis": ("bronchiectasis",),
-    "prominent bronchovascular markings": ("bronchovascular markings",),
-    "emphysema": ("emphysema",),
-    "bulla": ("bullas",),
-    "copd": ("COPD signs",),
-    "hyperinflation": ("hyperinflated lung", "air trapping"),
-    "low lung volumes": ("hypoexpansion", "hypoexpansion basal"),
-    "flattened diaphragm": ("flattened diaphragm",),
-    "hemidiaphragm elevation": ("hemidiaphragm elevation",),
-    "diaphragmatic eventration": ("diaphragmatic eventration",),
-    "cardiomegaly": ("cardiomegaly",),
-    "enlarged cardiomediastinum": ("mediastinal enlargement", "superior mediastinal enlargement"),
-    "mediastinal mass": ("mediastinal mass",),
-    "mediastinal shift": ("mediastinal shift", "tracheal shift"),
-    "hilar enlargement": ("hilar enlargement", "vascular hilar enlargement"),
-    "lymphadenopathy": ("adenopathy", "calcified adenopathy", "calcified mediastinal adenopathy"),
-    "heart failure": ("heart insufficiency",),
-    "pericardial effusion": ("pericardial effusion",),
-    "aortic elongation": (
-        "aortic elongation", "supra aortic elongation", "descendent aortic elongation",
-        "ascendent aortic elongation",
-    ),
-    "aortic atherosclerosis": ("aortic atheromatosis",),
-    "aortic aneurysm": ("aortic aneurysm",),
-    "pulmonary artery enlargement": ("pulmonary artery enlargement",),
-    "pulmonary hypertension": ("pulmonary hypertension", "pulmonary artery hypertension"),
-    "pneumomediastinum": ("pneumomediastinum",),
-    "fracture": ("fracture", "humeral fracture"),
-    "rib fracture": ("rib fracture", "callus rib fracture"),
-    "clavicle fracture": ("clavicle fracture",),
-    "vertebral compression": (
-        "vertebral compression", "vertebral anterior compression", "vertebral fracture",
-    ),
-    "degenerative spine changes": ("vertebral degenerative changes", "axial hyperostosis"),
-    "scoliosis": ("scoliosis",),
-    "kyphosis": ("kyphosis",),
-    "osteopenia": ("osteopenia", "osteoporosis"),
-    "bone lesion": ("sclerotic bone lesion", "lytic bone lesion", "blastic bone lesion", "bone metastasis"),
-    "hiatal hernia": ("hiatal hernia",),
-    "subcutaneous emphysema": ("subcutaneous emphysema",),
-    "pneumoperitoneum": ("pneumoperitoneo",),
-    "goiter": ("goiter",),
-    "pacemaker": ("pacemaker", "dual chamber device", "single chamber device", "dai"),
-    "central venous catheter": (
-        "central venous catheter", "central venous catheter via jugular vein",
-        "central venous catheter via subclavian vein", "central venous catheter via umbilical vein",
-        "reservoir central venous catheter",
-    ),
-    "endotracheal tube": ("endotracheal tube",),
-    "tracheostomy tube": ("tracheostomy tube",),
-    "enteric tube": ("NSG tube", "gastrostomy tube"),
-    "chest tube": ("chest drain tube",),
-    "sternal wires": ("sternotomy",),
-    "heart valve prosthesis": (
-        "artificial heart valve", "artificial mitral heart valve", "artificial aortic heart valve",
-    ),
-    "orthopedic hardware": ("osteosynthesis material", "humeral prosthesis"),
-    "surgical material": ("suture material",),
-    "foreign body": ("metal", "abnormal foreign body"),
-    "breast implant": ("mammary prosthesis",),
-})  # fmt: skip
-
-# Location words that name a zone or lobe; sides are read apart, other words (vessels, bones) are ignored.
-LOCATIONS = {
-    "loc upper lobe": "upper lobe", "loc right upper lobe": "upper lobe", "loc left upper lobe": "upper lobe",
-    "loc middle lobe": "middle lobe", "loc lingula": "lingula", "loc lower lobe": "lower lobe",
-    "loc right lower lobe": "lower lobe", "loc left lower lobe": "lower lobe", "loc basal": "lung base",
-    "loc basal bilateral": "lung base", "loc apical": "lung apex", "loc upper lung field": "upper lung zone",
-    "loc middle lung field": "mid lung zone", "loc lower lung field": "lower lung zone",
-    "loc perihilar": "perihilar region", "loc retrocardiac": "retrocardiac region",
-}  # fmt: skip
 _TOKEN = r"'([^']*)'"
 _SIDE_SUFFIX = r" (both sides?|left side|right side|bilateral)$"
 
@@ -157,8 +69,7 @@ def read(folder: Path | None = None, max_patients: int | None = None) -> common.
     max_patients  only the first N patients in hash order
     Raises FileNotFoundError or ValueError, one line, when the table is missing, damaged or unexpected.
     """
-    path = common.table_path(folder, TABLE)
-    raw = common.read_csv(path, COLUMNS)
+    path, raw = common.read_table(folder, TABLE, COLUMNS, SIZE)
     common.reject(raw, ~pl.col("StudyID").str.contains(r"^[-_\d]+$"), path, "StudyID", "digits, - and _")
     common.reject(raw, ~pl.col("PatientID").str.contains(r"^\d+$"), path, "PatientID", "digits")
     common.reject(
@@ -167,12 +78,23 @@ def read(folder: Path | None = None, max_patients: int | None = None) -> common.
     common.reject(
         raw, ~pl.col("Projection").is_in(list(PROJECTIONS)), path, "Projection", "/".join(PROJECTIONS)
     )
+    year = pl.col("PatientBirth").fill_null("0").str.contains(r"^\d+(\.0)?$")
+    common.reject(raw, ~year, path, "PatientBirth", "a year or nothing")
+    common.reject_repeated(raw, ["ImageID"], path, "each image")
+    common.reject_disagreeing(
+        raw, "StudyID", ["StudyDate_DICOM", "Labels", "LabelsLocalizationsBySentence"], path
+    )
+    if folder is None:
+        common.same_version(path, "studies", raw["StudyID"].n_unique(), STUDIES)
     raw = raw.with_columns(
         pl.concat_str(pl.lit("padchest/"), "PatientID").alias("patient_id"),
         pl.concat_str(pl.lit("padchest/"), "StudyID").alias("sample_id"),
         view=pl.col("Projection").replace_strict(PROJECTIONS),
+        several=pl.col("PatientID").n_unique().over("StudyID") > 1,
     )
     raw, excluded = _usable(common.first_patients(raw, max_patients))
+    used = raw.drop_nulls("view")
+    unused, raw = raw.height - used.height, used
     rank = pl.col("view").replace_strict({"PA": 0, "AP": 1, "UNKNOWN": 2, "LATERAL": 3})
     studies = (
         raw.sort("sample_id", rank, "ImageID")
@@ -189,25 +111,34 @@ def read(folder: Path | None = None, max_patients: int | None = None) -> common.
             pl.first("Labels", "LabelsLocalizationsBySentence"),
         )
     )  # fmt: skip
-    findings, unmapped = _findings(studies)
-    studies = common.link_history(studies.with_columns(source=pl.lit("padchest")))
+    findings, unmapped, left_out = _findings(studies)
+    studies, corrected = common.known_ages(studies, "padchest")
+    corrected |= left_out
+    if unused:
+        corrected["padchest: image with projection EXCLUDE left out"] = unused
+    suboptimal = pl.col("Labels").str.contains(f"' ?{SUBOPTIMAL}'")
+    studies = studies.with_columns(
+        source=pl.lit("padchest"), quality=pl.when(suboptimal).then(pl.lit(["suboptimal"]))
+    )
+    studies = common.link_history(studies)
     return common.Annotations(
         common.complete("studies", studies.drop("when", "tied", "Labels", "LabelsLocalizationsBySentence")),
         common.complete("findings", findings),
         common.complete("boxes", pl.DataFrame({"sample_id": []})),
         excluded,
         unmapped,
+        corrected,
     )
 
 
 def _usable(raw: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
     """Rows of usable studies, and reason -> number of studies left out (the first reason that applies)."""
-    raw = raw.filter(pl.col("view").is_not_null())
     reasons = {
+        "no image with a known use": pl.col("view").is_null().all().over("sample_id"),
         "tagged exclude": pl.col("Labels").str.contains("'exclude'", literal=True),
         "tagged ' exclude' (leading space)": pl.col("Labels").str.contains("' exclude'", literal=True),
         "no labels": ~pl.col("Labels").fill_null("").str.starts_with("["),
-        "images of two patients": pl.col("patient_id").n_unique().over("sample_id") > 1,
+        "images of two patients": pl.col("several"),
     }
     excluded = {}
     for reason, expression in reasons.items():
@@ -217,44 +148,67 @@ def _usable(raw: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
     return raw, excluded
 
 
-def _findings(studies: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Findings rows of the studies, and the labels that the vocabulary does not hold."""
+def _findings(studies: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int], dict[str, int]]:
+    """Findings rows of the studies, the labels that the vocabulary does not hold, and labels left out."""
     labels = (
         studies.select("sample_id", pl.col("Labels").str.extract_all(_TOKEN).alias("label"))
         .explode("label", empty_as_null=False)
         .with_columns(pl.col("label").str.strip_chars("' "))
-        .unique()
+        .unique(maintain_order=True)
     )
-    present, unmapped = common.labelled(labels, PADCHEST)
-    attributes = _attributes(_sentences(studies))
+    sentences = _sentences(studies)
+    elsewhere = _outside_the_lungs(sentences)
+    stated, unmapped = common.labelled(labels, PADCHEST)
+    stated = stated.join(elsewhere, on=["sample_id", "label"], how="anti")
+    attributes = _attributes(sentences)
     present = (
-        present.select("sample_id", "finding")
-        .unique()
+        stated.group_by("sample_id", "finding", maintain_order=True)
+        .agg(pl.col("label").sort().str.join(", "))
         .join(attributes, on=["sample_id", "finding"], how="left")
         .with_columns(
             laterality=pl.when(pl.col("finding").is_in(SIDED)).then("laterality"),
-            status=pl.lit("present"),
+            # "COPD signs" are signs of a diagnosis that the label does not make.
+            status=pl.when(pl.col("label") == SIGNS).then(pl.lit("uncertain")).otherwise(pl.lit("present")),
             evidence_tier=pl.lit(1, dtype=pl.Int8),
-            source_column=pl.lit("padchest: Labels"),
+            source_column=pl.format("padchest: Labels = {}", "label"),
         )
+        .drop("label")
     )
-    stated = present.select("sample_id", "finding")
     only_normal = (
         labels.group_by("sample_id")
         .agg(
-            (pl.col("label") == "normal").any().alias("normal"),
-            pl.col("label").is_in(["normal", "unchanged"]).all(),
+            (pl.col("label") == NORMAL).any().alias("normal"),
+            pl.col("label").is_in([NORMAL, UNCHANGED]).all(),
         )
         .filter(pl.col("normal") & pl.col("label"))
     )
-    absent = common.implied_absent(only_normal, stated, CORE, "padchest: Labels = normal")
-    return pl.concat([present, absent], how="diagonal"), unmapped
+    named = present.select("sample_id", "finding")
+    absent = common.implied_absent(only_normal, named, CORE, "padchest: Labels = normal")
+    reason = f"padchest: {DENSITY} of bone or soft tissue left out"
+    left_out = {reason: elsewhere.height} if elsewhere.height else {}
+    return pl.concat([present, absent], how="diagonal"), unmapped, left_out
+
+
+def _outside_the_lungs(sentences: pl.DataFrame) -> pl.DataFrame:
+    """(sample_id, label) of studies whose every increased density is placed, and never in or at a lung."""
+    words = pl.col("words")
+    away = (words.list.set_intersection(list(OUTSIDE)).list.len() > 0) & (
+        words.list.set_intersection(list(INSIDE)).list.len() == 0
+    )
+    named = sentences.filter(pl.col("labels").list.contains(DENSITY))
+    return (
+        named.group_by("sample_id", maintain_order=True)
+        .agg(away=away.all())
+        .filter("away")
+        .select("sample_id", label=pl.lit(DENSITY))
+    )
 
 
 def _sentences(studies: pl.DataFrame) -> pl.DataFrame:
-    """(sample_id, nested, labels list, places list): one row per sentence of the two formats.
+    """(sample_id, labels list, words list): labels and location words of one sentence a row.
 
-    Nested: a sentence is an inner list. Flat: a label opens a "sentence", the places after it belong to it.
+    In the format of the physicians a sentence is an inner list. In the flat format, a label without a leading
+    space opens a sentence; further labels of that sentence, which have the space, and its places follow.
     """
     column = "LabelsLocalizationsBySentence"
     marked = studies.select(
@@ -266,50 +220,82 @@ def _sentences(studies: pl.DataFrame) -> pl.DataFrame:
         marked.explode("part", empty_as_null=False)
         .with_columns(token=pl.col("part").str.extract_all(_TOKEN), part=pl.int_range(pl.len()))
         .explode("token", empty_as_null=False)
-        .with_columns(pl.col("token").str.strip_chars("' "))
-        .filter(pl.col("token") != "")
-        .with_columns(place=pl.col("token").str.starts_with("loc "))
-        .with_columns(opened=pl.when(pl.col("nested")).then(0).otherwise((~pl.col("place")).cum_sum()))
+        .drop_nulls("token")
+        .with_columns(
+            place=pl.col("token").str.starts_with("'loc "),
+            opens=~pl.col("nested") & ~pl.col("token").str.contains("^'(loc | )"),
+        )
+        .with_columns(pl.col("token").str.strip_chars("' "), opened=pl.col("opens").cum_sum())
     )
-    return tokens.group_by("sample_id", "nested", "part", "opened", maintain_order=True).agg(
+    return tokens.group_by("sample_id", "part", "opened", maintain_order=True).agg(
         pl.col("token").filter(~pl.col("place")).unique(maintain_order=True).alias("labels"),
-        pl.col("token").filter(pl.col("place")).unique(maintain_order=True).alias("places"),
+        pl.col("token").filter(pl.col("place")).unique(maintain_order=True).alias("words"),
     )
 
 
 def _attributes(sentences: pl.DataFrame) -> pl.DataFrame:
-    """(sample_id, finding, laterality, location) where one sentence with one label owns the places.
+    """(sample_id, finding, laterality, location) where one sentence with one label owns the words.
 
-    In the flat format only studies with a single positive label are trusted. Sentences that disagree about
-    the side give "bilateral"; sentences that disagree about the zone give none.
+    A label that names a side or a place itself gives it in any sentence. Sentences that disagree about the
+    side give "bilateral"; one that names the finding without a side leaves open whether it speaks of the same
+    lesion, and there is no side. Nor is there a place when sentences disagree about it, or when one names
+    a place that its other labels may own.
     """
-    positive = pl.col("labels").list.set_difference(["normal", "unchanged", "exclude"])
-    sentences = sentences.with_columns(positive=positive.list.len())
-    sentences = sentences.filter(
-        pl.col("nested") & (pl.col("positive") == 1) & (pl.col("labels").list.len() == 1)
-        | ~pl.col("nested") & (pl.col("positive") == 1) & (pl.col("positive").sum().over("sample_id") == 1)
-    ).with_columns(label=pl.col("labels").list.first())
-    words = pl.concat_str(pl.col("label"), pl.lit(" "), pl.col("places").list.join(" "))
-    both = words.str.contains("bilateral|both side")
-    left = words.str.contains(r"\bleft\b|loc lingula")
-    right = words.str.contains(r"\bright\b|loc middle lobe")
-    zones = pl.col("places").list.eval(pl.element().replace_strict(LOCATIONS, default=None)).list.drop_nulls()
-    rows = sentences.with_columns(
-        label=pl.col("label").str.replace(_SIDE_SUFFIX, ""),
-        side=pl.when(both | (left & right)).then(pl.lit("bilateral")).when(left).then(pl.lit("left"))
-        .when(right).then(pl.lit("right")),
-        zones=zones.list.unique(),
-    )  # fmt: skip
-    rows, _ = common.labelled(rows, PADCHEST)
+    others = pl.col("labels").list.set_difference([UNCHANGED])
+    mentions = (
+        sentences.with_columns(owned=others.list.len() == 1)
+        .explode("labels", empty_as_null=False)
+        .filter(~pl.col("labels").is_in([NORMAL, UNCHANGED, EXCLUDE, ""]))
+        .with_columns(label=pl.col("labels").str.replace(_SIDE_SUFFIX, ""))
+    )
+    mentions, _ = common.labelled(mentions, PADCHEST)
+    words = pl.when("owned").then(pl.col("words").list.join(" ")).otherwise(pl.lit(""))
+    text = pl.concat_str("labels", pl.lit(" "), words)
+    left, right = text.str.contains(r"\bleft\b|loc lingula"), text.str.contains(r"\bright\b|loc middle lobe")
+    both = text.str.contains("bilateral|both side") | (left & right)
+    side = (
+        pl.when(both)
+        .then(pl.lit("bilateral"))
+        .when(left)
+        .then(pl.lit("left"))
+        .when(right)
+        .then(pl.lit("right"))
+    )
+    chamber = pl.col("label").is_in(RIGHT_HEART) & (right | both) | pl.col("label").is_in(NECK_VEINS) & both
     sides = pl.col("side").drop_nulls().unique()
+    keys = ["sample_id", "finding"]
     return (
-        rows.group_by("sample_id", "finding")
+        mentions.with_columns(side=pl.when(~chamber).then(side))
+        .group_by(keys, maintain_order=True)
         .agg(
-            # A mention without a side beside one with a side leaves open whether it is the same lesion.
-            pl.when(pl.col("side").is_null().any()).then(None).when(sides.len() == 1).then(sides.first())
-            .otherwise(pl.lit("bilateral")).alias("laterality"),
-            pl.col("zones").explode().drop_nulls().unique().alias("zones"),
+            laterality=pl.when(pl.col("side").is_null().any()).then(None).when(sides.len() == 1)
+            .then(sides.first()).otherwise(pl.lit("bilateral"))
         )
-        .with_columns(location=pl.when(pl.col("zones").list.len() == 1).then(pl.col("zones").list.first()))
-        .drop("zones")
+        .join(_locations(mentions), on=keys, how="left")
     )  # fmt: skip
+
+
+def _locations(mentions: pl.DataFrame) -> pl.DataFrame:
+    """(sample_id, finding, location) from mentions (sample_id, finding, label, owned, words)."""
+    keys = ["sample_id", "finding"]
+    mentions = mentions.with_columns(named=pl.col("label").replace_strict(LABEL_PLACES, default=None))
+    named = mentions.drop_nulls("named").select(*keys, place="named")
+    placed = (
+        mentions.select(*keys, "owned", "named", word="words")
+        .explode("word", empty_as_null=False)
+        .join(place_table(), on=["finding", "word"])
+    )
+    open_ = placed.filter(~pl.col("owned") & pl.col("named").is_null())
+    places = pl.concat([named, placed.filter("owned").select(*keys, "place")]).unique()
+    precise = [(wide, narrow) for wide, names in WIDER.items() for narrow in names]
+    wider = places.join(pl.DataFrame(precise, schema=["place", "narrow"], orient="row"), on="place").join(
+        places, left_on=[*keys, "narrow"], right_on=[*keys, "place"]
+    )
+    return (
+        places.join(wider, on=[*keys, "place"], how="anti")
+        .join(open_, on=keys, how="anti")
+        .group_by(keys)
+        .agg("place")
+        .filter(pl.col("place").list.len() == 1)
+        .select(*keys, location=pl.col("place").list.first())
+    )

@@ -8,16 +8,15 @@ the columns of ROW. A stage without evidence for a study gives no row. Rules tha
 - What is drawn (phrasing, options, order) depends on the study's key and the question only.
 """
 
-from cxrtrek_lib.attributes import attributes
-from cxrtrek_lib.changes import comparison, trend
-from cxrtrek_lib.identification import identification, image_validation
-from cxrtrek_lib.reporting import report
+from cxrtrek_lib.stages import attributes, changes, diagnosis, identification, relations, reporting
 
 BUILDERS = {
-    1: image_validation,
-    2: identification,
-    3: attributes,
-    5: comparison,
-    6: trend,
-    8: report,
+    1: identification.image_validation,
+    2: identification.identification,
+    3: attributes.attributes,
+    4: relations.relations,
+    5: changes.comparison,
+    6: changes.trend,
+    7: diagnosis.diagnosis,
+    8: reporting.report,
 }

@@ -1,0 +1,1 @@
+"""What the dataset holds and what it gives away: counts, tables, figures, audits (notebook 02)."""
