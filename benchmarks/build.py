@@ -4,8 +4,9 @@
 
 Four tables from one run: the full build with 1, 2 and 4 worker processes (seconds, Q&A/s, peak memory of all
 processes, SHA-256); other shard sizes; the cost at growing numbers of patients; and Q&A per second of a
-per-example function under `datasets.map`, which asks only the cheapest kinds of question (view, yes/no,
-list), so the ratio flatters it. About five minutes on two cores; --small reads 3,000 patients a source.
+per-example function under `datasets.map`, which makes the same rows for only the cheapest kinds of question
+(view, yes/no and list); beside it the same kinds, and all stages, built here. About five minutes on two
+cores; --small reads 3,000 patients a source.
 """
 
 import argparse
@@ -17,10 +18,11 @@ from functools import partial
 from pathlib import Path
 
 import datasets
+import polars as pl
 import psutil
 
-from cxrtrek_lib import build, corpus, draws, params, paths
-from cxrtrek_lib.stages import wording
+from cxrtrek_lib import build, conversations, corpus, draws, params, paths, tables
+from cxrtrek_lib.stages import identification, question_rows, wording
 
 SETTINGS = params.load(paths.PROFILES / "default.yaml").groups()["dataset"]
 
@@ -83,35 +85,48 @@ def row(label: str, run: dict) -> None:
 
 
 def ask(example: dict, templates: dict) -> dict:
-    """The cheapest questions of one study as a per-example function would ask them."""
+    """Rows of tables.QA of one study, as a per-example function makes them: view, yes/no and list only."""
     bits = draws.key(0, example["sample_id"])
+    n_images, rows = len(example["views"]), []
 
-    def phrase(template: wording.Template, about: str, **slots: str) -> str:
+    def add(template: wording.Template, about: str, answer: str, fact: str, evidence: str, **slots):
         phrasings = [f"{ask} {style}".strip() for ask in template.ask for style in template.style]
-        return phrasings[draws.key(bits, template.name, about) % len(phrasings)].format(**slots)
+        question = phrasings[draws.key(bits, template.name, about) % len(phrasings)].format(**slots)
+        films = "" if rows else conversations.PLACEHOLDER * n_images + "\n"
+        row = dict.fromkeys(tables.QA) | {
+            "sample_id": example["sample_id"], "turn": len(rows), "stage": template.stage,
+            "task_type": template.task_type, "qtype": template.qtype, "image_input_count": n_images,
+            "question": films + question, "answer": answer, "fact": fact, "evidence": evidence,
+            "target": template.target.format(**slots, kind="abnormality"),
+        }  # fmt: skip
+        rows.append(row)
 
     view, presence, listing = templates[1]["view"], templates[2]["presence"], templates[2]["list"]
-    asked = [(phrase(view, ""), "; ".join(view.answers.get(name, name) for name in example["views"]))]
-    for name, status in zip(example["finding"], example["status"], strict=True):
+    said = "; ".join(view.answers.get(name, name) for name in example["views"])
+    add(view, "", said, "view", "view")
+    present, columns = [], []
+    for name, status, column in zip(
+        example["finding"], example["status"], example["source_column"], strict=True
+    ):
         if status != "uncertain":
-            asked.append((phrase(presence, name, finding=name), presence.answers[status]))
-    present = [
-        name
-        for name, status in zip(example["finding"], example["status"], strict=True)
-        if status == "present"
-    ]
+            add(presence, name, presence.answers[status], f"{name}|presence", column, finding=name)
+        if status == "present":
+            present.append(name)
+            columns.append(column)
     if present:
-        asked.append((phrase(listing, ""), listing.answers["some"].format(findings=", ".join(present))))
-    return {"question": [question for question, _ in asked], "answer": [answer for _, answer in asked]}
+        answer = listing.answers["some"].format(findings=", ".join(present))
+        add(listing, "", answer, "composite|list", "; ".join(columns))
+    return {column: [row[column] for row in rows] for column in tables.QA}
 
 
 def by_map(annotations) -> float:
     """Q&A per second of `datasets.map` over the studies, one process."""
-    said = annotations.findings.group_by("sample_id").agg("finding", "status")
+    said = annotations.findings.group_by("sample_id").agg("finding", "status", "source_column")
     studies = annotations.studies.select("sample_id", "views").join(said, on="sample_id")
     table = datasets.Dataset(studies.to_arrow())
-    texts = datasets.List(datasets.Value("string"))
-    features = datasets.Features({"question": texts, "answer": texts})
+    empty = pl.DataFrame(schema=tables.QA).to_arrow(compat_level=pl.CompatLevel.oldest())
+    columns = datasets.Features.from_arrow_schema(empty.schema)
+    features = datasets.Features({name: datasets.List(column) for name, column in columns.items()})
     templates = wording.load()
     start = time.perf_counter()
     done = table.map(
@@ -121,11 +136,24 @@ def by_map(annotations) -> float:
     return sum(map(len, done["question"])) / seconds
 
 
-def by_build(annotations) -> float:
-    """Q&A per second of `build.questions` over the same studies, this process alone."""
+def by_build(annotations, same: bool) -> float:
+    """Q&A per second over the same studies, this process alone: the same kinds of question, or all stages."""
     start = time.perf_counter()
-    pieces = build.parts(*annotations[:3], corpus.SHARD)
-    n = sum(build.questions(*piece, 0).height for piece in pieces)
+    templates, n = wording.load(), 0
+    for piece in build.parts(*annotations[:3], corpus.SHARD):
+        if same:
+            evidence = build.gather(*piece, 0)
+            known = evidence.known
+            present = question_rows.listed(known.filter(status="present"))
+            certain = known.filter(pl.col("status") != "uncertain")
+            rows = [
+                *identification._projection(evidence.studies, templates[1]),
+                identification._presence(templates[2]["presence"], certain),
+                identification._list(templates[2]["list"], present, present.clear(), 7),
+            ]
+            n += build._conversations(pl.concat(rows), evidence.studies).height
+        else:
+            n += build.questions(*piece, 0, templates=templates).height
     return n / (time.perf_counter() - start)
 
 
@@ -150,12 +178,17 @@ def main() -> None:
     print()
     annotations = reader(3000)()
     datasets.disable_progress_bars()
-    ratios = []
+    ratios = {"the same kinds": [], "all stages": []}
     for _ in range(3):
-        ours, theirs = by_build(annotations), by_map(annotations)
-        ratios.append(ours / theirs)
-        print(f"Q&A/s: build {ours:>10,.0f}   datasets.map {theirs:>9,.0f}   ratio {ratios[-1]:.1f}")
-    print(f"median ratio {statistics.median(ratios):.1f}")
+        theirs = by_map(annotations)
+        for name in ratios:
+            ours = by_build(annotations, name == "the same kinds")
+            ratios[name].append(ours / theirs)
+            print(
+                f"Q&A/s: build, {name:<15}{ours:>10,.0f}   datasets.map {theirs:>8,.0f}   {ours / theirs:.1f}"
+            )
+    for name, found in ratios.items():
+        print(f"median ratio, {name}: {statistics.median(found):.1f}")
     if not same:
         raise SystemExit("the builds differ")
 
