@@ -2,7 +2,10 @@
 
 import os
 
+import pytest
 from hypothesis import settings
+
+from cxrtrek_lib import paths
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -11,3 +14,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as run.py does: spinning 
 # A shared 2-core machine stalls for seconds at times: a slow example is no failed property.
 settings.register_profile("study", deadline=None, derandomize=True)
 settings.load_profile("study")
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    """Figures and tables are written under a scratch folder, which is returned."""
+    monkeypatch.setattr(paths, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(paths, "TABLES", tmp_path / "tables")
+    return tmp_path

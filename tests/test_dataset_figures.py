@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 
-from cxrtrek_lib import figures, paths
+from cxrtrek_lib import figures
 from cxrtrek_lib.dataset_statistics import dataset_counts, dataset_figures, icicle, published, shortcuts
 
 STUDIES, QUESTIONS = fake_cohort(60)
@@ -30,11 +30,7 @@ DRAWINGS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def scratch(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "FIGURES", tmp_path / "figures")
-    monkeypatch.setattr(paths, "TABLES", tmp_path / "tables")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("scratch")
 
 
 @pytest.mark.parametrize("name", DRAWINGS)

@@ -7,7 +7,7 @@ from fake_answers import fake_boxes, fake_cohort, fake_film, fake_predictions, f
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from cxrtrek_lib import figures, film_figures, paths, score_figures
+from cxrtrek_lib import figures, film_figures, score_figures
 from cxrtrek_lib.evaluation import evaluation_json, stage_scores
 
 STUDIES, QUESTIONS = fake_cohort(24)
@@ -57,11 +57,7 @@ DRAWINGS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def scratch(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "FIGURES", tmp_path / "figures")
-    monkeypatch.setattr(paths, "TABLES", tmp_path / "tables")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("scratch")
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
