@@ -171,9 +171,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if not (folder / "studies.parquet").is_file():
             there = sorted(file.parent.name for file in paths.FILMS.glob("*/studies.parquet"))
-            raise ValueError(
-                f"--cohort {asked.cohort}: not built; there are {', '.join([*there, 'dataset'])}"
-            )
+            names = ", ".join([*there, "dataset"])
+            raise ValueError(f"--cohort {asked.cohort}: not built; there are {names}; run `dvc repro` first")
         if asked.images is not None and asked.form not in ("trl", "swift"):
             raise ValueError(f"--images: {asked.form} names no films by path; leave it out")
         FORMS[asked.form](folder, asked.out, *([] if asked.images is None else [asked.images]))
