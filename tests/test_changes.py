@@ -17,9 +17,9 @@ from cxrtrek_lib.stages.choices import OVERLAPS
 from cxrtrek_lib.text_findings import findings_in
 
 E, PRESENT, ABSENT, POSSIBLE = "pleural effusion", "present", "absent", "uncertain"
-GRADED = ["improved", "new", "resolved", "unchanged", "worse"]
+GRADED = ["improved", "new", "no longer present", "unchanged", "worse"]
 TEMPLATES = wording.load()
-PLAIN = ["absent in both studies", "new", "present in both studies", "resolved"]
+PLAIN = ["absent in both studies", "new", "no longer present", "present in both studies"]
 
 
 def history(n=1):
@@ -59,7 +59,8 @@ def chosen(qa, stage, qtype="single-choice"):
     ("then", "now", "answer", "right"),
     [
         ((E, ABSENT, 1), (E, PRESENT, 1, "left", "mild"), "New: left pleural effusion.", "new"),
-        ((E, PRESENT, 1, "left", "mild"), (E, ABSENT, 2), "Resolved: left pleural effusion.", "resolved"),
+        ((E, PRESENT, 1, "left", "mild"), (E, ABSENT, 2),
+         "No longer present: left pleural effusion.", "no longer present"),
         ((E, PRESENT, 1, "left", "mild"), (E, PRESENT, 1, "left", "severe"),
          "Worse: left pleural effusion.", "worse"),
         ((E, PRESENT, 1, None, "severe"), (E, PRESENT, 1, "left", "mild"),
@@ -80,11 +81,11 @@ def test_changes_of_graded_findings(then, now, answer, right):
 @pytest.mark.parametrize(
     ("then", "now", "answer", "right"),
     [
-        ((E, PRESENT, 1), (E, PRESENT, 1, None, "mild"), "Persistent: pleural effusion.", PLAIN[2]),
+        ((E, PRESENT, 1), (E, PRESENT, 1, None, "mild"), "Persistent: pleural effusion.", PLAIN[3]),
         ((E, ABSENT, 1), (E, ABSENT, 1), None, PLAIN[0]),
         ((E, PRESENT, 1, "left", "mild"), (E, PRESENT, 1, "bilateral", "mild"),
-         "Persistent: left pleural effusion.", PLAIN[2]),  # nobody denied the right one before
-        ((E, PRESENT, 1, "left"), (E, PRESENT, 1, "right"), "Persistent: pleural effusion.", PLAIN[2]),
+         "Persistent: left pleural effusion.", PLAIN[3]),  # nobody denied the right one before
+        ((E, PRESENT, 1, "left"), (E, PRESENT, 1, "right"), "Persistent: pleural effusion.", PLAIN[3]),
         ((E, ABSENT, 3), (E, PRESENT, 1), None, None),
         ((E, ABSENT, 3), (E, ABSENT, 3), None, None),
     ],
@@ -143,7 +144,7 @@ def test_every_kind_of_change_has_its_place_in_an_open_answer():
     ]
     (answer,) = told(pairs(then, now), 5)
     assert answer == (
-        "New: edema. Worse: cardiomegaly. Resolved: nodule. Improved: atelectasis. "
+        "New: edema. Worse: cardiomegaly. No longer present: nodule. Improved: atelectasis. "
         "Questioned before, not present now: mass. Persistent: fracture."
     )
     assert findings_in(answer) == {name: status for name, status, *_ in now}
@@ -198,9 +199,9 @@ def test_a_next_study_without_attributes_is_compared_by_presence_only():
     # A simulated film has side and grade; the annotation of the next study has neither.
     qa = pairs([(E, PRESENT, 1, "left", "severe"), ("edema", PRESENT, 1, None, "mild")],
                [(E, PRESENT, 1), ("edema", ABSENT, 1)], 40)  # fmt: skip
-    assert set(told(qa, 6)) == {"Resolved: edema. Persistent: pleural effusion."}
+    assert set(told(qa, 6)) == {"No longer present: edema. Persistent: pleural effusion."}
     about = qa.filter(stage=6, fact="pleural effusion|next", qtype="single-choice")
-    assert about.height == 40 and {bare(answer) for answer in about["answer"]} == {PLAIN[2]}
+    assert about.height == 40 and {bare(answer) for answer in about["answer"]} == {PLAIN[3]}
 
 
 def test_what_a_simulated_film_hides_is_not_compared():
@@ -270,16 +271,23 @@ known = st.fixed_dictionaries(
     {name: st.tuples(st.lists(row, max_size=2), st.lists(row, max_size=2)) for name in NAMES}
 )
 MEANS = {
-    "new": (ABSENT, PRESENT), "resolved": (PRESENT, ABSENT), "present in both studies": (PRESENT, PRESENT),
-    "absent in both studies": (ABSENT, ABSENT), "worse": (PRESENT, PRESENT), "improved": (PRESENT, PRESENT),
-    "unchanged": (PRESENT, PRESENT), "possible before, present now": (POSSIBLE, PRESENT),
-    "possible before, absent now": (POSSIBLE, ABSENT), "present before, possible now": (PRESENT, POSSIBLE),
-    "absent before, possible now": (ABSENT, POSSIBLE), "possible in both studies": (POSSIBLE, POSSIBLE),
+    "new": (ABSENT, PRESENT),
+    "no longer present": (PRESENT, ABSENT),
+    "present in both studies": (PRESENT, PRESENT),
+    "absent in both studies": (ABSENT, ABSENT),
+    "worse": (PRESENT, PRESENT),
+    "improved": (PRESENT, PRESENT),
+    "unchanged": (PRESENT, PRESENT),
+    "possible before, present now": (POSSIBLE, PRESENT),
+    "possible before, absent now": (POSSIBLE, ABSENT),
+    "present before, possible now": (PRESENT, POSSIBLE),
+    "absent before, possible now": (ABSENT, POSSIBLE),
+    "possible in both studies": (POSSIBLE, POSSIBLE),
     "possible now, present on the next study": (POSSIBLE, PRESENT),
     "possible now, absent on the next study": (POSSIBLE, ABSENT),
     "present now, possible on the next study": (PRESENT, POSSIBLE),
     "absent now, possible on the next study": (ABSENT, POSSIBLE),
-}  # fmt: skip
+}
 
 
 @settings(max_examples=40)

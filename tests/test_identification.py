@@ -173,7 +173,7 @@ def test_normal_studies():
     # A device is no abnormality; something possible leaves a study undecided.
     wired = second(*core, ("pacemaker", "present", 1))
     assert answers(wired, rank=LIST) == {"No abnormal finding."}
-    assert answers(wired, rank=DEVICE_LIST) == {"pacemaker."}
+    assert answers(wired, rank=DEVICE_LIST) == {"Pacemaker."}
     assert answers(second(*core, ("fracture", "uncertain", 1)), rank=LIST) == set()
     assert answers(second(*core, ("pneumonia", "uncertain", 1)), rank=LIST) == set()
     # A few explicit negatives are no normal study.
@@ -208,8 +208,8 @@ def test_any_device_takes_the_place_of_a_single_device():
 def test_lists_are_in_the_order_of_the_vocabulary():
     names = ("sternal wires", "cardiomegaly", "pacemaker", "pneumonia", "pleural effusion")
     rows = second(*((name, "present", 1) for name in names))
-    assert answers(rows, rank=LIST) == {"pleural effusion, cardiomegaly."}
-    assert answers(rows, rank=DEVICE_LIST) == {"pacemaker, sternal wires."}
+    assert answers(rows, rank=LIST) == {"Pleural effusion, cardiomegaly."}
+    assert answers(rows, rank=DEVICE_LIST) == {"Pacemaker, sternal wires."}
     assert set(rows.filter(rank=LIST)["evidence"]) == {"made: pleural effusion; made: cardiomegaly"}
 
 
@@ -217,8 +217,8 @@ def test_lists_by_region_where_findings_lie_in_several():
     names = ("pleural effusion", "edema", "nodule", "scoliosis", "pacemaker", "calcification", "pneumonia")
     rows = second(*((name, "present", 1) for name in names)).filter(rank=BY_REGION)
     told = {row["fact"]: (row["question"], row["answer"]) for row in rows.iter_rows(named=True)}
-    words = {"the lungs": "edema, nodule.", "the pleura": "pleural effusion.",
-             "the bones and the soft tissue": "scoliosis."}  # fmt: skip
+    words = {"the lungs": "Edema, nodule.", "the pleura": "Pleural effusion.",
+             "the bones and the soft tissue": "Scoliosis."}  # fmt: skip
     assert {fact: answer for fact, (_, answer) in told.items()} == {
         f"composite|{region}": answer for region, answer in words.items()
     }
@@ -343,8 +343,8 @@ def test_real_rows_follow_from_the_tables():
             assert (answer == "Yes.") == bool(mine)
         elif rank in (LIST, DEVICE_LIST):
             mine = present - DEVICES if rank == LIST else present & DEVICES
-            assert set(answer.rstrip(".").split(", ")) == (mine or {
-                LIST: {"No abnormal finding"}, DEVICE_LIST: {"No foreign body or device"}}[rank])  # fmt: skip
+            assert set(answer.lower().rstrip(".").split(", ")) == (mine or {
+                LIST: {"no abnormal finding"}, DEVICE_LIST: {"no foreign body or device"}}[rank])  # fmt: skip
         elif rank == UNCERTAIN:
             listed = answer.removeprefix("Possible ").rstrip(".").split(", ")
             assert set(listed) == having(sample_id, "uncertain") - DIAGNOSES

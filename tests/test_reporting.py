@@ -81,7 +81,7 @@ def test_a_composed_findings_section():
         ("consolidation", PRESENT, 1, "left", None, "lower lobe"), ("nodule or mass", ABSENT, 1),
         ("atelectasis", ABSENT, 1), ("bronchiectasis", ABSENT, 1), ("fracture", ABSENT, 1),
         ("pacemaker", PRESENT, 1, "left"),
-        ("pleural other", ABSENT, 1), ("pneumonia", POSSIBLE, 1), ("kyphosis", ABSENT, 3),
+        ("other pleural abnormality", ABSENT, 1), ("pneumonia", POSSIBLE, 1), ("kyphosis", ABSENT, 3),
     ]  # fmt: skip
     assert section(rows, "findings") == (
         "Lungs: left consolidation (lower lobe); possible edema; "

@@ -36,7 +36,7 @@ CHEXPERT: dict[str, str | None] = {
     "Atelectasis": "atelectasis",
     "Pneumothorax": "pneumothorax",
     "Pleural Effusion": "pleural effusion",
-    "Pleural Other": "pleural other",
+    "Pleural Other": "other pleural abnormality",
     "Fracture": "fracture",
     "Support Devices": "support devices",
 }

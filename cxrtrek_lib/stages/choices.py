@@ -22,11 +22,13 @@ from cxrtrek_lib.stages.wording import Template, coded
 # never options of one question (nor are a general finding and its special forms: findings.related).
 OVERLAPPING = {
     "pleural effusion": (
-        "costophrenic angle blunting", "hydropneumothorax", "pleural thickening", "pleural other",
+        "costophrenic angle blunting", "hydropneumothorax", "pleural thickening", "other pleural abnormality",
     ),
-    "costophrenic angle blunting": ("hydropneumothorax", "pleural thickening", "pleural other"),
-    "pneumothorax": ("hydropneumothorax", "pleural other", "bulla"),
-    "pleural other": ("hydropneumothorax", "pleural thickening", "pleural plaque", "pleural mass"),
+    "costophrenic angle blunting": ("hydropneumothorax", "pleural thickening", "other pleural abnormality"),
+    "pneumothorax": ("hydropneumothorax", "other pleural abnormality", "bulla"),
+    "other pleural abnormality": (
+        "hydropneumothorax", "pleural thickening", "pleural plaque", "pleural mass",
+    ),
     "pleural thickening": ("pleural plaque", "pleural mass", "scarring"),
     "consolidation": ("infiltrate", "ground glass opacity"),
     "airspace opacity": ("infiltrate", "ground glass opacity"),

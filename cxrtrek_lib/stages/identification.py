@@ -19,6 +19,7 @@ from cxrtrek_lib.stages.question_rows import (
     question_rows,
     with_bits,
 )
+from cxrtrek_lib.stages.told import capital
 from cxrtrek_lib.stages.wording import Template, coded
 from cxrtrek_lib.tables import EXPOSURES, STATUSES
 
@@ -260,7 +261,8 @@ def _status(template: Template, seen: pl.DataFrame) -> pl.DataFrame:
 
 def _list(template: Template, some: pl.DataFrame, none: pl.DataFrame, rank: int) -> pl.DataFrame:
     """The open list of what is present; "none" only where absence is known."""
-    some = some.with_columns(answer=wording.fill(template.answers["some"].replace("{findings}", "{names}")))
+    answer = wording.fill(template.answers["some"].replace("{findings}", "{names}"))
+    some = some.with_columns(answer=capital(answer))
     none = none.with_columns(answer=pl.lit(template.answers["none"]))
     rows = pl.concat([frame.select("i", "key", "answer", "evidence") for frame in (some, none)])
     rows = rows.with_columns(fact=pl.lit(f"composite|{template.name}"))
@@ -278,7 +280,7 @@ def _by_region(template: Template, present: pl.DataFrame) -> pl.DataFrame:
         names=pl.col("name").str.join(", "),
         evidence=pl.col("evidence").unique(maintain_order=True).str.join("; "),
     )
-    answer = wording.fill(template.answers["some"].replace("{findings}", "{names}"))
+    answer = capital(wording.fill(template.answers["some"].replace("{findings}", "{names}")))
     lists = lists.with_columns(answer=answer, fact=pl.concat_str(pl.lit("composite|"), "region"))
     return question_rows(template, with_bits(template, lists, "region"), 11)
 

@@ -1,7 +1,8 @@
 """Stage 4: which findings occur together in a study, and how they lie to each other.
 
-Co-occurrence is stated as such: that two findings are in one study says nothing about a cause. Pairs of a
-general and a special form of one finding (nodule, lung lesion) are no two findings; diagnoses are left out.
+Co-occurrence is stated as such: that two findings are in one study says nothing about a cause. A general and
+a special form of one finding (lung lesion, nodule), or two names that may stand for one thing on a film
+(infiltrate, airspace opacity), are no two findings; diagnoses are left out.
 """
 
 import polars as pl
@@ -9,7 +10,7 @@ import polars as pl
 from cxrtrek_lib import draws
 from cxrtrek_lib.findings import DIAGNOSES, FINDINGS, ancestors
 from cxrtrek_lib.stages import wording
-from cxrtrek_lib.stages.naming import RELATED
+from cxrtrek_lib.stages.choices import NAMES, OVERLAPS
 from cxrtrek_lib.stages.question_rows import (
     Evidence,
     Templates,
@@ -26,6 +27,12 @@ from cxrtrek_lib.stages.wording import Template
 PAIRS_ASKED = 3  # pairs per study that occur together, and as many that do not
 MARGIN = 5.0  # percent of the film's height by which one finding lies higher
 SIDES = ("same", "opposite", "one", "both")
+# (name, other): every finding with itself and with what is no second finding beside it.
+ONE_THING = pl.DataFrame(
+    [(name, NAMES[j]) for i, name in enumerate(NAMES) for j in OVERLAPS[i].nonzero()[0]],
+    ["name", "other"],
+    orient="row",
+)
 GENERAL = pl.DataFrame(
     [(name, other) for name in FINDINGS for other in ancestors(name)], ["name", "other"], orient="row"
 )
@@ -49,7 +56,7 @@ def relations(evidence: Evidence, templates: Templates) -> list[pl.DataFrame]:
 def _pairs(first: pl.DataFrame, second: pl.DataFrame, on: str | list[str] = "i") -> pl.DataFrame:
     """Rows of `first` with those of `second` (columns _2) that tell of another finding of the same study."""
     pairs = first.join(second, on=on, suffix="_2")
-    return pairs.join(RELATED, left_on=["name", "name_2"], right_on=["name", "other"], how="anti")
+    return pairs.join(ONE_THING, left_on=["name", "name_2"], right_on=["name", "other"], how="anti")
 
 
 def _named(pairs: pl.DataFrame, question: str) -> pl.DataFrame:

@@ -4,10 +4,8 @@ import polars as pl
 
 from cxrtrek_lib.stages.choices import IMPLIES, touched
 
-# Names that a sentence writes in another way: abbreviations and proper names, and a label that is none.
-WRITTEN = {
-    "copd": "COPD", "chilaiditi sign": "Chilaiditi sign", "pleural other": "other pleural abnormality",
-}  # fmt: skip
+# Names that a sentence writes in another way: abbreviations and proper names.
+WRITTEN = {"copd": "COPD", "chilaiditi sign": "Chilaiditi sign"}
 
 
 def tellable(known: pl.DataFrame) -> pl.DataFrame:
