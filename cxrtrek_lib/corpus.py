@@ -143,7 +143,7 @@ def write(
     seed: int,
     *,
     yes_no_ratio: float | None,
-    conversations: str | None = None,
+    authors_json: str | None = None,
     workers: int = 1,
     shard: int = SHARD,
 ) -> dict:
@@ -151,7 +151,7 @@ def write(
 
     read           makes the annotations, in a process of its own: partial(read_sources, ...); the memory that
                    raw tables need is free again before questions are built
-    conversations  the authors' JSON, whose Q&A are taken as they are for the studies that `read` gives
+    authors_json   the authors' JSON, whose Q&A are taken as they are for the studies that `read` gives
     Questions are built shard by shard (`shard` studies) in `workers` processes; neither number changes a row
     of the tables or the metrics. An error in a process is raised here.
     """
@@ -163,7 +163,7 @@ def write(
             told = pool.submit(_prepare, read, Path(scratch), yes_no_ratio, shard).result()
         studies = pl.read_ipc(f"{scratch}/all.studies")
         built = _build_all(Path(scratch), told, seed, workers, numbers)
-        given = _given(conversations, studies, numbers)
+        given = _given(authors_json, studies, numbers)
         tables.write_chunks("qa", chain(built, given), folder / "qa.parquet")
         for name in TABLES:
             tables.write_table(name, pl.read_ipc(f"{scratch}/all.{name}"), folder / f"{name}.parquet")

@@ -231,10 +231,14 @@ def fit(
     batch: int = 8,
     learning_rate: float = 2e-3,
     seed: int,
+    checkpoint: Path | None = None,
+    key: str = "",
 ) -> list[dict]:
     """Train the encoder in place on films uint8 [F, 1, S, S]; returns one row of mean losses per epoch.
 
-    Deterministic for a seed and a thread count. Raises FloatingPointError when the loss is not a number.
+    checkpoint, key  file that keeps the state after each epoch; a state of the same key there is taken up
+    Deterministic for a seed and a thread count, with or without an interruption. Raises FloatingPointError
+    when the loss is not a number.
     """
     generator = torch.Generator().manual_seed(seed)
     encoder.train().to(memory_format=torch.channels_last)
@@ -247,9 +251,17 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, max_lr=learning_rate, total_steps=epochs * steps_per_epoch, pct_start=0.15
     )
-    curve = []
-    bar = tqdm(total=epochs * steps_per_epoch, desc="pretraining the encoder", unit="step")
-    for epoch in range(epochs):
+    curve: list[dict] = []
+    saved = resume.read(checkpoint, key) if checkpoint is not None else None
+    if saved is not None:
+        encoder.load_state_dict(saved["weights"])
+        optimiser.load_state_dict(saved["optimiser"])
+        schedule.load_state_dict(saved["schedule"])
+        generator.set_state(saved["generator"])
+        curve = saved["curve"]
+    total_steps, done = epochs * steps_per_epoch, len(curve) * steps_per_epoch
+    bar = tqdm(total=total_steps, initial=done, desc="pretraining the encoder", unit="step")
+    for epoch in range(len(curve), epochs):
         sums: dict[str, float] = {}
         for index in torch.randperm(len(films), generator=generator).split(batch):
             dx, dy = torch.randint(-12, 13, (2,), generator=generator).tolist()
@@ -272,6 +284,10 @@ def fit(
             bar.update()
         curve.append({"epoch": epoch + 1, **sums})
         bar.set_postfix(loss=f"{sums['loss']:.3f}")
+        if checkpoint is not None:
+            state = {"weights": encoder.state_dict(), "optimiser": optimiser.state_dict(), "curve": curve}
+            state |= {"schedule": schedule.state_dict(), "generator": generator.get_state()}
+            resume.write(state, checkpoint, key)
     bar.close()
     encoder.eval()
     return curve
@@ -289,18 +305,21 @@ def encoder_for(
 ) -> tuple[CxrEncoder, list[dict]]:
     """A frozen encoder for these films and its learning curve; tables as in `truth`, films with `path` too.
 
-    work, key  a finished encoder in `work` under the same key (`resume.fingerprint`) is taken as it is
+    work, key  what an interrupted run with the same key (`resume.fingerprint`) left in `work` is taken up:
+               the state after its last whole epoch, or the finished encoder
     """
     torch.manual_seed(seed)
     names, regions = channels(findings, boxes)
     encoder = CxrEncoder(CxrEncoderConfig(findings=names, regions=regions))
-    saved = resume.read(work / "encoder.pt", key)
-    if saved is not None:
-        encoder.load_state_dict(saved["weights"])
-        return encoder.eval(), saved["curve"]
+    finished = resume.read(work / "encoder.pt", key)
+    if finished is not None:
+        encoder.load_state_dict(finished["weights"])
+        return encoder.eval(), finished["curve"]
     pixels = load_films(films["path"].to_list(), encoder.config.image_size)
     known = truth(films, findings, boxes, encoder.config)
-    curve = fit(encoder, pixels, known, epochs=epochs, seed=seed)
+    epoch = work / "encoder_epoch.pt"
+    curve = fit(encoder, pixels, known, epochs=epochs, seed=seed, checkpoint=epoch, key=key)
     encoder.fit_standardisation(as_pixels(part) for part in pixels.split(64))
     resume.write({"weights": encoder.state_dict(), "curve": curve}, work / "encoder.pt", key)
+    epoch.unlink()
     return encoder, curve

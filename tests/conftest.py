@@ -22,3 +22,8 @@ def scratch(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "FIGURES", tmp_path / "figures")
     monkeypatch.setattr(paths, "TABLES", tmp_path / "tables")
     return tmp_path
+
+
+def pytest_collection_modifyitems(items):
+    """The pipeline's run first: it takes as long as all other tests, which a second process then runs."""
+    items.sort(key=lambda item: "smoke" not in item.keywords)

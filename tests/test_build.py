@@ -90,7 +90,7 @@ fact = st.tuples(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(fact, max_size=14), st.integers(0, 5))
 def test_every_answer_rests_on_a_row(rows, seed):
     """An independent reading of the rows: what may be asked, and what the only right answer is."""

@@ -87,6 +87,36 @@ def test_pretraining_finds_and_boxes_the_disc():
     assert error < 0.06
 
 
+def test_a_killed_pretraining_ends_with_the_same_weights(tmp_path, monkeypatch):
+    films, known = discs(24, 224)
+    films = films.to(torch.uint8)
+
+    def trained(**more):
+        torch.manual_seed(0)
+        encoder = CxrEncoder(CONFIG)
+        curve = pretrain.fit(encoder, films, known, epochs=3, seed=0, **more)
+        return encoder.state_dict(), curve
+
+    whole = trained()
+    kept = {"checkpoint": tmp_path / "epoch.pt", "key": "run"}
+    losses, calls = pretrain.loss, []
+
+    def killed(reading, rows):
+        calls.append(1)
+        if len(calls) == 5:  # in the second epoch of three steps
+            raise KeyboardInterrupt
+        return losses(reading, rows)
+
+    monkeypatch.setattr(pretrain, "loss", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(**kept)
+    monkeypatch.setattr(pretrain, "loss", losses)
+    weights, curve = trained(**kept)
+    assert curve == whole[1] and len(calls) == 5
+    assert all(torch.equal(weights[name], value) for name, value in whole[0].items())
+    assert trained(checkpoint=kept["checkpoint"], key="another run")[1] == curve  # starts anew
+
+
 def test_truth_never_teaches_unknown_as_absent():
     films = pl.DataFrame(
         {
