@@ -8,18 +8,20 @@ Pneumonia"): a film cannot prove a diagnosis, and no film foretells the next one
 import json
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
-from cxrtrek_lib import build, files, images, paths, tables
+from cxrtrek_lib import build, files, paths, signs, tables
 from cxrtrek_lib.findings import DIAGNOSES
-from cxrtrek_lib.selection import NO_FINDING, REALISED_AS, SEEN_AS, Selection, shown_as
-from cxrtrek_lib.simulate import RENDERABLE, render, truth_tables
-from cxrtrek_lib.simulate.scene import GRADED, SIDED
+from cxrtrek_lib.selection import Selection
+from cxrtrek_lib.signs import REALISED_AS, SEEN_AS
+from cxrtrek_lib.simulate import plan, render, truth_tables
+from cxrtrek_lib.simulate.catalogue import RENDERABLE, SHOWN
 
 AS_ANNOTATED = ", as annotated"  # marks the row of a next study, which may have a film of its own elsewhere
-# The ratio of Yes to No at which only questions with one and the same answer for all films go (balance).
-THIN_NOTHING = 1e6
+# A film knows of every finding whether it is there, and lacks most of them: of the yes/no questions about a
+# finding, the commoner answer is asked so many times the rarer one, at most (build.yes_no_balance). External
+# cases are asked all: there AUROC, which needs no balance, wants every film.
+YES_NO_RATIO, EVERY_ANSWER = 1.0, 1e6
 
 
 def make(
@@ -29,10 +31,11 @@ def make(
 
     png/<film>.png         one film per case and per prior study
     studies.parquet        the cases: images [current, prior], views [current], exposure, quality
-    findings.parquet       truth of every film, cases and priors: each renderable finding present or absent
-                           at tier 1 (source_column "simulated"); annotated general names (REALISED_AS)
-                           follow the special one; planned findings too faint to see are uncertain; diagnoses
-                           as annotated (see `diagnoses`)
+    findings.parquet       truth of every film, cases and priors: each finding of catalogue.SHOWN present or
+                           absent at tier 1 (source_column "simulated"), uncertain when it was planned and is
+                           too faint to see, and without a row when the film leaves it open or it only follows
+                           from another one (truth_tables.spoken); general names where they are annotated
+                           (signs.REALISED_AS); diagnoses as annotated (see `diagnoses`)
     boxes.parquet          truth of every film under its own sample_id with image_id 1, and again as image_id
                            2 of the case that shows it as prior; reader "simulated"
     scenes.parquet         one row per film, see SCENES
@@ -42,7 +45,8 @@ def make(
     """
     folder = paths.FILMS / name if folder is None else Path(folder)
     studies = pl.concat([selection.cases, selection.priors])
-    known = _facts(studies, selection.findings)
+    shown = signs.shown_as(selection.findings, studies, seed)
+    known = _facts(studies, selection.findings, shown)
     names = [f"png/{sample_id.replace('/', '_')}.png" for sample_id in studies["sample_id"]]
     truths = render.render_all(
         [(facts, folder / file) for facts, file in zip(known, names, strict=True)],
@@ -50,10 +54,14 @@ def make(
         seed=seed,
         workers=workers,
     )
-    told = dict(zip(studies["sample_id"], truths, strict=True))
+    told = {
+        facts["sample_id"]: truth_tables.spoken(truth, _claimed(facts))
+        for facts, truth in zip(known, truths, strict=True)
+    }
     scenes = truth_tables.scenes(told, names)
     findings = pl.concat([
-        truth_tables.findings(told, _general(selection.findings)), diagnoses(selection.findings, told)
+        truth_tables.findings(told, _general(selection.findings, shown)),
+        diagnoses(selection.findings, told),
     ])  # fmt: skip
     boxes = truth_tables.boxes(told)
     rendered = _as_rendered(studies, scenes.select("sample_id", "film", "view", "exposure", "quality"))
@@ -83,23 +91,21 @@ def diagnoses(annotated: pl.DataFrame, told: dict[str, dict]) -> pl.DataFrame:
     annotated  tables.FINDINGS of the films' studies; told  sample_id -> truth
     Status, tier, certainty and source_column stay the annotation's: "absent" is what a reader or a report
     said, and a diagnosis that is not mentioned has no row. A present one becomes uncertain when the film does
-    not show the finding that stands for it (SEEN_AS). Side, place and grade are left out: the scene has its
+    not show any finding that stands for it (SEEN_AS). Side, place and grade are left out: the scene has its
     own.
     """
     seen = [
-        (sample_id, row["finding"])
+        (sample_id, name)
         for sample_id, truth in told.items()
         for row in truth["findings"]
-        if row["status"] == "present"
+        for name, all_signs in SEEN_AS.items()
+        if row["status"] == "present" and row["finding"] in all_signs
     ]
-    seen = pl.DataFrame(seen, schema={"sample_id": pl.String, "sign": pl.String}, orient="row")
+    seen = pl.DataFrame(seen, schema={"sample_id": pl.String, "finding": pl.String}, orient="row").unique()
     rows = annotated.filter(
-        pl.col("finding").is_in(DIAGNOSES) & pl.col("sample_id").is_in(list(told))
-    ).with_columns(sign=pl.col("finding").replace_strict(SEEN_AS, default=None, return_dtype=pl.String))
-    rows = rows.join(
-        seen.with_columns(shown=True), on=["sample_id", "sign"], how="left", maintain_order="left"
-    )
-    hidden = (pl.col("status") == "present") & pl.col("shown").is_null()
+        pl.col("finding").is_in(list(DIAGNOSES)) & pl.col("sample_id").is_in(list(told))
+    ).join(seen.with_columns(seen=True), on=["sample_id", "finding"], how="left", maintain_order="left")
+    hidden = (pl.col("status") == "present") & pl.col("seen").is_null()
     nothing = pl.lit(None, dtype=pl.String)
     rows = rows.with_columns(
         status=pl.when(hidden).then(pl.lit("uncertain")).otherwise("status"),
@@ -111,36 +117,42 @@ def diagnoses(annotated: pl.DataFrame, told: dict[str, dict]) -> pl.DataFrame:
     return tables.conform("findings", rows.select(list(tables.FINDINGS)))
 
 
-def examples(folder: Path, each: int = 2) -> tuple[list[np.ndarray], list[str], list[list[list[float]]]]:
-    """Films for a contact sheet: `each` current films per renderable finding and of none, by sample_id.
+def changes(cases: pl.DataFrame, findings: pl.DataFrame) -> pl.DataFrame:
+    """How findings changed from the prior film of a case to its own: finding, change, cases (their number).
 
-    Returns images (H, W), titles (two lines) and the boxes of the findings, percent.
+    cases     tables.STUDIES with prior_study_id; findings  the truth of all their films
+    change    new, resolved, worse, better (by grade), other side, unchanged: present on both all the same
     """
-    scenes = pl.read_parquet(folder / "scenes.parquet")
-    cases = tables.read_table("studies", folder / "studies.parquet")
-    boxes = tables.read_table("boxes", folder / "boxes.parquet").filter(pl.col("image_id") == 1)
-    boxes = boxes.filter(pl.col("target").is_in(RENDERABLE))
-    rows = scenes.join(cases.select("sample_id"), on="sample_id", how="semi").sort("sample_id")
-    alone = pl.col("rendered").list.len()
-    picked = [
-        rows.filter(pl.col("rendered").list.contains(name)).sort(alone, maintain_order=True).head(each)
-        for name in RENDERABLE
-    ]
-    picked = pl.concat([*picked, rows.filter(alone == 0).head(each)]).unique("sample_id", maintain_order=True)
-    films, titles, marked = [], [], []
-    for row in picked.iter_rows(named=True):
-        films.append(images.read(folder / row["film"]))
-        titles.append(f"{', '.join(row['rendered']) or NO_FINDING}\n{row['view']}, {row['exposure']}")
-        here = boxes.filter(pl.col("sample_id") == row["sample_id"])
-        marked.append([list(box) for box in here.select("x1", "y1", "x2", "y2").iter_rows()])
-    return films, titles, marked
+    grade = {word: place for place, word in enumerate(tables.SEVERITIES)}
+    told = findings.filter((pl.col("source_column") == "simulated") & (pl.col("status") != "uncertain"))
+    told = told.select(
+        "sample_id", "finding", "status", "laterality",
+        grade=pl.col("severity").replace_strict(grade, default=None, return_dtype=pl.Int8),
+    )  # fmt: skip
+    pairs = cases.select("sample_id", prior="prior_study_id").drop_nulls().join(told, on="sample_id")
+    pairs = pairs.join(told.rename({"sample_id": "prior"}), on=["prior", "finding"], suffix="_then")
+    now, then = pl.col("status") == "present", pl.col("status_then") == "present"
+    change = (
+        pl.when(now & ~then).then(pl.lit("new"))
+        .when(then & ~now).then(pl.lit("resolved"))
+        .when(pl.col("laterality").ne_missing(pl.col("laterality_then"))).then(pl.lit("other side"))
+        .when(pl.col("grade") > pl.col("grade_then")).then(pl.lit("worse"))
+        .when(pl.col("grade") < pl.col("grade_then")).then(pl.lit("better"))
+        .otherwise(pl.lit("unchanged"))
+    )  # fmt: skip
+    changed = pairs.filter(now | then).group_by("finding", change=change)
+    return changed.agg(cases=pl.len()).sort("finding", "change")
 
 
-def _facts(studies: pl.DataFrame, findings: pl.DataFrame) -> list[dict]:
-    """What scene.film needs of each study: one row per renderable finding that is stated."""
+def _facts(studies: pl.DataFrame, findings: pl.DataFrame, shown: pl.DataFrame) -> list[dict]:
+    """What scene.film needs of each study: one row per finding of the film that is stated.
+
+    findings  the annotated ones; shown  what they are shown as (signs.shown_as)
+    """
+    absent = findings.filter((pl.col("status") == "absent") & pl.col("finding").is_in(RENDERABLE))
+    absent = absent.with_columns(shown="finding", as_status="status")
     rows: dict[str, dict[str, list[dict]]] = {}
-    shown = findings.with_columns(shown=shown_as()).filter(pl.col("shown").is_in(RENDERABLE))
-    for row in shown.iter_rows(named=True):
+    for row in pl.concat([shown.drop_nulls("shown"), absent], how="diagonal").iter_rows(named=True):
         rows.setdefault(row["sample_id"], {}).setdefault(row["shown"], []).append(row)
     facts = []
     for study in studies.iter_rows(named=True):
@@ -152,23 +164,29 @@ def _facts(studies: pl.DataFrame, findings: pl.DataFrame) -> list[dict]:
     return facts
 
 
+def _claimed(facts: dict) -> set[str]:
+    return {row["finding"] for row in facts["findings"] if row["status"] != "absent"}
+
+
 def _united(name: str, rows: list[dict]) -> dict:
-    """One row from all about a finding: present, else uncertain, else absent; attributes where all agree."""
-    status = next(s for s in ("present", "uncertain", "absent") if any(row["status"] == s for row in rows))
-    rows = [row for row in rows if row["status"] == status]
+    """One row from all about a finding: present, else uncertain, else absent; attributes where all agree.
+
+    A side, grade or place that no film can show is left open: the scene draws its own.
+    """
+    status = next(s for s in ("present", "uncertain", "absent") if any(row["as_status"] == s for row in rows))
+    rows = [row for row in rows if row["as_status"] == status]
     sides = {row["laterality"] for row in rows} - {None}
     side = None if not sides else sides.pop() if len(sides) == 1 else "bilateral"
-    if name not in SIDED or (side == "bilateral" and "bilateral" not in SIDED[name]):
-        side = None
 
     def agreed(column: str) -> str | None:
         values = {row[column] for row in rows} - {None}
         return values.pop() if len(values) == 1 else None
 
-    return {
-        "finding": name, "status": status, "laterality": side, "location": agreed("location"),
-        "severity": agreed("severity") if name in GRADED else None,
+    united = {
+        "finding": name, "status": status, "laterality": side if side in SHOWN[name].sides else None,
+        "location": agreed("location"), "severity": agreed("severity") if SHOWN[name].graded else None,
     }  # fmt: skip
+    return united | {"location": None} if plan.impossible(united) else united
 
 
 def _as_rendered(studies: pl.DataFrame, films: pl.DataFrame) -> pl.DataFrame:
@@ -203,18 +221,25 @@ def _questions(
         renamed, laterality=nothing, location=nothing, severity=nothing
     )
     linked = rendered.with_columns(next_study_id=pl.concat_str("next_study_id", pl.lit(AS_ANNOTATED)))
-    balance = build.yes_no_balance(rendered, findings, THIN_NOTHING)
+    external = (selection.cases["split"] == "external").all()
+    balance = build.yes_no_balance(rendered, findings, EVERY_ANSWER if external else YES_NO_RATIO)
     studies, told = pl.concat([linked, futures]), pl.concat([findings, stated])
     qa = build.questions(studies, told, boxes, seed, balance=balance)
     return qa.filter(pl.col("sample_id").is_in(selection.cases["sample_id"].to_list()))
 
 
-def _general(findings: pl.DataFrame) -> dict[str, dict[str, str]]:
-    """sample_id -> {general finding that the annotation names: the renderable one that realises it}."""
+def _general(findings: pl.DataFrame, shown: pl.DataFrame) -> dict[str, dict[str, tuple[str, ...]]]:
+    """sample_id -> {general finding that the annotation names: findings of a film, any of which is it}.
+
+    One that is shown is that one alone, one that is absent could be any of its special ones.
+    """
     named = findings.filter(pl.col("finding").is_in(list(REALISED_AS)))
-    general: dict[str, dict[str, str]] = {}
-    for sample_id, finding in named.select("sample_id", "finding").unique(maintain_order=True).iter_rows():
-        general.setdefault(sample_id, {})[finding] = REALISED_AS[finding]
+    shown = shown.select("sample_id", "finding", "shown").unique()
+    named = named.select("sample_id", "finding").unique(maintain_order=True)
+    general: dict[str, dict[str, tuple[str, ...]]] = {}
+    rows = named.join(shown, on=["sample_id", "finding"], how="left", maintain_order="left")
+    for sample_id, finding, special in rows.iter_rows():
+        general.setdefault(sample_id, {})[finding] = (special,) if special else signs.specials(finding)
     return general
 
 

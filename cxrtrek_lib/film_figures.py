@@ -1,4 +1,4 @@
-"""Figures of films: contact sheets and detection examples. A simulated film says so in the picture itself.
+"""Figures of test films: cases of a cohort, and detection answers beside what is true.
 
 As in figures.py, every function returns (figure, data, caption).
 """
@@ -8,79 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from matplotlib import patheffects
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 
 from cxrtrek_lib import draws, images
+from cxrtrek_lib.contact_sheet import GOLD, Boxes, contact_sheet, draw_boxes, film_axes, grid
 from cxrtrek_lib.conversations import is_box, parse_boxes
-from cxrtrek_lib.figures import PAGE, Drawing, styled
+from cxrtrek_lib.figures import Drawing, styled
 from cxrtrek_lib.findings import FINDINGS
 from cxrtrek_lib.metrics import box_score
 
-GOLD, ANSWER = "#F0E442", "#56B4E9"  # yellow and sky blue: both read on black, white and for the colour-blind
-Boxes = Sequence[Sequence[float]]
-_HALO = [patheffects.withStroke(linewidth=1.8, foreground="black")]
-
-
-def _film(ax: Axes, film: np.ndarray, title: str, origin: str) -> None:
-    """One film in gray, its origin written into the lower left corner."""
-    grays = {"vmin": 0, "vmax": 255 if film.dtype == np.uint8 else 1}
-    ax.imshow(film, cmap="gray", extent=(0, 100, 100, 0), interpolation="antialiased", **grays)
-    ax.set_axis_off()
-    ax.set_title(title, fontsize=6.5, fontweight="normal", pad=3)
-    ax.text(2, 98, origin.upper(), color="white", fontsize=5, va="bottom", path_effects=_HALO)
-
-
-def _draw(ax: Axes, boxes: Boxes, colour: str, line: str | tuple) -> None:
-    for x1, y1, x2, y2 in boxes:
-        edge = {"fill": False, "ec": colour, "lw": 0.9, "ls": line, "path_effects": _HALO}
-        ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **edge))
-
-
-def _grid(n: int, columns: int, title_lines: int) -> tuple:
-    """A page-wide grid of square axes for n films; the unused ones are hidden."""
-    if n == 0:
-        raise ValueError("no film to draw: the selection is empty")
-    columns = min(columns, n)
-    rows = -(-n // columns)
-    side = PAGE / columns
-    size = (PAGE, rows * (side + 0.11 * title_lines) + 0.25)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
-    for ax in axes.flat[n:]:
-        ax.set_axis_off()
-    return figure, axes.flat
-
-
-@styled
-def contact_sheet(
-    films: Sequence[np.ndarray],
-    titles: Sequence[str],
-    boxes: Sequence[Boxes] | None = None,
-    *,
-    origin: str,
-    columns: int = 5,
-) -> Drawing:
-    """Films side by side with their boxes.
-
-    films   uint8 or float in [0, 1], each (H, W), square
-    titles  one per film, at most two short lines
-    boxes   per film, x1 y1 x2 y2 in percent of the image; None = none drawn
-    origin  "simulated" or "real", written into every film
-    """
-    boxes = boxes if boxes is not None else [[]] * len(films)
-    figure, axes = _grid(len(films), columns, max((title.count("\n") + 1 for title in titles), default=1))
-    rows = []
-    for ax, film, title, marked in zip(axes, films, titles, boxes, strict=False):
-        _film(ax, film, title, origin)
-        _draw(ax, marked, GOLD, "-")
-        where = "; ".join(" ".join(f"{v:.2f}" for v in box) for box in marked)
-        rows.append({"title": title.replace("\n", ", "), "boxes_percent": where, "image_origin": origin})
-    caption = f"{len(films)} {origin} films" + (
-        " with the boxes of their findings (yellow)." if any(map(len, boxes)) else "."
-    )
-    return figure, pl.DataFrame(rows), caption
+ANSWER = "#56B4E9"  # sky blue: beside yellow, tellable on black, on white and by the colour-blind
 
 
 @styled
@@ -98,13 +34,13 @@ def detection_examples(
     films, names     one per example; names say what was to be found
     gold, predicted  per example, boxes in percent of the image; an answer without box is an empty list
     """
-    figure, axes = _grid(len(films), columns, 2)
+    figure, axes = grid(len(films), columns, 2)
     rows = []
     for ax, film, name, right, said in zip(axes, films, names, gold, predicted, strict=False):
         iou = box_score(right, said)["iou"] if len(said) else 0.0
-        _film(ax, film, f"{name}\n" + (f"IoU {iou:.2f}" if len(said) else "no box answered"), origin)
-        _draw(ax, right, GOLD, "-")
-        _draw(ax, said, ANSWER, (0, (3, 2)))
+        film_axes(ax, film, f"{name}\n" + (f"IoU {iou:.2f}" if len(said) else "no box answered"), origin)
+        draw_boxes(ax, right, GOLD, "-")
+        draw_boxes(ax, said, ANSWER, (0, (3, 2)))
         rows.append({"target": name, "iou": iou, "gold_boxes": len(right), "answered_boxes": len(said)})
     mean = float(np.mean([row["iou"] for row in rows]))
     caption = (

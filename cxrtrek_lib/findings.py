@@ -46,7 +46,7 @@ FINDINGS: dict[str, Finding] = {
     "pleural plaque": _finding("calcified pleural plaque", "pleural calcification", sided=True),
     "pleural mass": _finding("pleural-based mass", sided=True),
     "empyema": _finding("pleural empyema", sided=True),
-    "pleural other": _finding("other pleural abnormality"),
+    "other pleural abnormality": _finding(),
     # Lung: opacities
     "lung opacity": _finding("opacity", "opacification", "increased density", sided=True, graded=True),
     "airspace opacity": _finding(
@@ -228,7 +228,7 @@ BODY_REGIONS = {
     ),
     "pleura": (
         "pleural effusion", "pneumothorax", "hydropneumothorax", "costophrenic angle blunting",
-        "pleural thickening", "pleural plaque", "pleural mass", "pleural other",
+        "pleural thickening", "pleural plaque", "pleural mass", "other pleural abnormality",
     ),
     "heart and mediastinum": (
         "cardiomegaly", "dextrocardia", "pericardial effusion", "heart valve calcification",
@@ -258,13 +258,20 @@ BODY_REGIONS = {
     "elsewhere": ("calcification", "postsurgical change"),
 }  # fmt: skip
 
-# Anatomical regions: canonical name -> synonyms. A side, where there is one, is part of the name.
+# Anatomical regions: canonical name -> synonyms. A side, where there is one, is part of the name. The 29 of
+# Chest ImaGenome (Wu et al. 2021), which the CXRTrek paper asks about.
 REGIONS: dict[str, tuple[str, ...]] = {
     "heart": ("cardiac silhouette",),
+    "right atrium": (),
     "mediastinum": ("mediastinal silhouette",),
-    "trachea": (),
+    "upper mediastinum": ("superior mediastinum",),
+    "superior vena cava": ("svc",),
+    "cavoatrial junction": ("atriocaval junction",),
     "aortic arch": ("aortic knob",),
+    "trachea": (),
+    "carina": ("tracheal bifurcation",),
     "spine": ("thoracic spine",),
+    "abdomen": ("upper abdomen",),
     **{f"{side} {part}": words for side in ("left", "right") for part, words in {
         "lung": (), "hilum": (), "hemidiaphragm": (), "costophrenic angle": ("costophrenic sulcus",),
         "lung apex": (), "upper lung zone": (), "mid lung zone": (), "lower lung zone": (), "clavicle": (),

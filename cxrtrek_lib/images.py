@@ -1,5 +1,6 @@
 """Films in files: PNG, JPEG or DICOM to one grey float image in [0, 1], or one line that says why not."""
 
+import importlib.util
 import warnings
 from pathlib import Path
 
@@ -7,10 +8,20 @@ import numpy as np
 import pydicom
 from PIL import Image, UnidentifiedImageError
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.uid import (
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+BITS = (8, 16)  # a DICOM film's grey levels; masks have 1 bit, dose maps 32
 SIDES = (32, 10_000)  # pixels; below: no film, above: a decompression bomb or a scanned wall
 _EIGHT_BIT = ("L", "LA", "RGB", "RGBA", "P")
+# What pydicom decodes only with another package; Pillow has the other kinds of JPEG.
+_PYLIBJPEG = (JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless)
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
@@ -19,17 +30,26 @@ def read(path: Path) -> np.ndarray:
 
     8-bit files are divided by 255. Deeper ones (16-bit PNG, DICOM) use part of their range, which no header
     states reliably: their own lowest and highest value become 0 and 1, for DICOM after the modality and
-    VOI transformations of the file; MONOCHROME1 is inverted. Files without a known suffix are tried as
-    DICOM when they carry its preamble. Raises FileNotFoundError or ValueError, one line with the path, for
-    anything that is not one grey still image of 32 to 10,000 pixels a side.
+    VOI transformations of the file (its first window, or its VOI LUT); MONOCHROME1 is inverted. Files without
+    a known suffix are tried as DICOM when they carry its preamble. Compressed DICOM: RLE, deflated, JPEG
+    baseline and JPEG 2000 are decoded; lossless JPEG, JPEG with 12 bits and JPEG-LS need the optional
+    pylibjpeg. Raises FileNotFoundError or ValueError, one line with the path, for anything that is not one
+    grey still image of 32 to 10,000 pixels a side with at least two grey levels.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such film; check the image folder in params.yaml")
     try:
-        return _dicom(path) if _is_dicom(path) else _picture(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd headers, large images: what matters is checked here
+            image = _dicom(path) if _is_dicom(path) else _picture(path)
+        if image.min() == image.max():
+            raise _Unfit("every pixel has the same value")
+        return image
     except _Unfit as error:
         raise ValueError(f"{path}: {error}; give one grey PNG, JPEG or DICOM film") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror or type(error).__name__})") from None
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -62,14 +82,14 @@ def _stretched(values: np.ndarray) -> np.ndarray:
     """float32 with the lowest value 0 and the highest 1."""
     values = values.astype(np.float64)
     low, high = values.min(), values.max()
-    if not np.isfinite(high - low) or high <= low:
-        raise _Unfit("every pixel has the same value")
-    return ((values - low) / (high - low)).astype(np.float32)
+    if not np.isfinite(high - low):
+        raise _Unfit("some pixels have no finite value")
+    return ((values - low) / max(high - low, 1e-9)).astype(np.float32)
 
 
 def _picture(path: Path) -> np.ndarray:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
             _check_sides(*image.size)
             if getattr(image, "n_frames", 1) > 1:
                 raise _Unfit(f"{image.n_frames} frames")
@@ -82,7 +102,7 @@ def _picture(path: Path) -> np.ndarray:
                 return np.asarray(image, dtype=np.float32) / np.float32(255)
             red, green, blue, _ = np.moveaxis(np.asarray(image.convert("RGBA")), -1, 0)
     except UnidentifiedImageError:
-        raise _Unfit("not an image, or a damaged one") from None
+        raise _Unfit("not a PNG or JPEG image, or a damaged one") from None
     except Image.DecompressionBombError:
         raise _Unfit("far more pixels than a film has") from None
     except (OSError, SyntaxError, ValueError) as error:
@@ -95,25 +115,36 @@ def _picture(path: Path) -> np.ndarray:
 
 
 def _dicom(path: Path) -> np.ndarray:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd but harmless headers: what matters is checked here
-        try:
-            file = pydicom.dcmread(path)
-            frames, kind = int(file.get("NumberOfFrames", 1) or 1), file.get("PhotometricInterpretation", "")
-            width, height = int(file.get("Columns", 0)), int(file.get("Rows", 0))
-        except Exception as error:  # pydicom raises many kinds on damaged files
-            raise _Unfit(f"not a readable DICOM file ({type(error).__name__})") from None
-        if "PixelData" not in file:
-            raise _Unfit("a DICOM file without pixels")
-        if frames > 1:
-            raise _Unfit(f"{frames} frames")
-        if kind not in ("MONOCHROME1", "MONOCHROME2"):
-            raise _Unfit(f"photometric interpretation {kind!r} is not grey")
-        _check_sides(width, height)
-        try:
-            values = apply_voi_lut(apply_modality_lut(file.pixel_array, file), file)
-        except Exception as error:  # missing decoder, cut pixel data, broken tables: pydicom says which
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise _Unfit(f"pixels cannot be decoded ({reason[:160]})") from None
+    try:
+        # Pixels stay in the file until the header has said that they are those of a film.
+        file = pydicom.dcmread(path, defer_size="1 MB")
+        frames, kind = int(file.get("NumberOfFrames") or 1), file.get("PhotometricInterpretation", "")
+        width, height = int(file.get("Columns") or 0), int(file.get("Rows") or 0)
+        allocated, stored = int(file.get("BitsAllocated") or 0), int(file.get("BitsStored") or 0)
+        syntax = file.file_meta.TransferSyntaxUID
+    except Exception as error:  # pydicom raises many kinds on damaged files
+        raise _Unfit(f"not a readable DICOM file ({type(error).__name__})") from None
+    if "PixelData" not in file:
+        raise _Unfit("a DICOM file without pixels")
+    if frames > 1:
+        raise _Unfit(f"{frames} frames")
+    if kind not in ("MONOCHROME1", "MONOCHROME2"):
+        raise _Unfit(f"photometric interpretation {kind!r} is not grey")
+    if allocated not in BITS:
+        raise _Unfit(f"{allocated} bits per pixel, not {BITS[0]} to {BITS[1]}")
+    _check_sides(width, height)
+    if syntax in _PYLIBJPEG or syntax == JPEGExtended12Bit and stored > 8:
+        if importlib.util.find_spec("libjpeg") is None:
+            raise _Unfit(f"{syntax.name} needs a decoder: pip install pylibjpeg pylibjpeg-libjpeg") from None
+    try:
+        values = file.pixel_array
+        if values.shape != (height, width):
+            raise _Unfit(f"pixels of shape {values.shape}, header says {height} rows and {width} columns")
+        values = apply_voi_lut(apply_modality_lut(values, file), file)
+    except _Unfit:
+        raise
+    except Exception as error:  # cut pixel data, broken tables, another decoder missing: pydicom says which
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise _Unfit(f"pixels cannot be decoded ({reason[:160]})") from None
     image = _stretched(values)
     return 1 - image if kind == "MONOCHROME1" else image

@@ -1,37 +1,30 @@
 """Which studies of the built dataset become the cases of a simulated cohort, and which become prior films.
 
-A film shows five findings (simulate.RENDERABLE). What the annotation says in other words is shown in three
-ways:
-- a general finding is *realised* as the special one that a film can show (REALISED_AS), and is then present
-  exactly when the film shows that one;
-- a diagnosis that is present makes the film show the finding by which it is seen (SEEN_AS). It is never
-  concluded from the film: consolidation does not prove pneumonia. Its status stays the annotation's, and one
-  that is absent, uncertain or not mentioned puts nothing on the film;
-- what the patient's next study showed is read from the annotation alone. That study gets no film.
+A film shows the findings of simulate.catalogue.SHOWN, and what the annotation names otherwise as signs.py
+says. A study with any other finding is left out: its film would lack what the annotation states. What the
+patient's next study showed is read from the annotation alone; that study gets no film.
 """
 
 from typing import NamedTuple
 
 import polars as pl
 
-from cxrtrek_lib import draws, paths, tables
-from cxrtrek_lib.simulate import RENDERABLE
+from cxrtrek_lib import draws, paths, signs, tables
+from cxrtrek_lib.signs import SEEN_AS
+from cxrtrek_lib.simulate.catalogue import IMPLIES, RENDERABLE
 
-# A general finding that the annotation names is realised as the special one that a film can show.
-REALISED_AS = {
-    "lung opacity": "consolidation",
-    "airspace opacity": "consolidation",
-    "support devices": "pacemaker",
-}
-# A diagnosis that the annotation calls present, and the finding by which our film lets it be seen: the one
-# sign of it that can be rendered, our own choice. Diagnoses without one (copd) can only be absent in a case.
-SEEN_AS = {"pneumonia": "consolidation", "heart failure": "cardiomegaly"}
 FRONTAL = ("PA", "AP")
 NO_FINDING = "no finding"
 # Cases are even over these. Consolidation with pneumonia and without are two kinds, else hardly a case in a
 # hundred would have a diagnosis.
 BALANCED = (*RENDERABLE, *SEEN_AS, NO_FINDING)
+NORMAL_WEIGHT = 0.5  # a case without a finding counts half: there are twice as many as of any one finding
+LOOK_AHEAD = 30  # studies of a kind, in hash order, of which the one with most rare findings is taken
 PRIOR_SHARE = 0.36  # of a training cohort's cases show a prior film, if enough studies have an eligible one
+NOTHING_STATED = "no finding stated present or absent"
+NOT_FRONTAL = "first view not known to be PA or AP"
+NOT_SHOWN = "a finding that no film can show"
+CONTRADICTED = "a finding denied in the same study, itself or all that shows it"
 SUSPECTED = "nothing present, something uncertain"
 NOT_ADJUDICATED = "findings not adjudicated by the panel of radiologists"
 NOT_NEEDED = "could be a case, but the cohort is full"
@@ -64,14 +57,14 @@ def select(
 ) -> Selection:
     """Choose n_per_split[split] cases of each split, as even as can be over BALANCED.
 
-    A study is eligible when every present or uncertain finding can be shown (itself, or as REALISED_AS says)
-    or is a diagnosis of SEEN_AS, when its first view is PA or AP, and when something is present or nothing is
-    even suspected. A prior study needs the first two. PRIOR_SHARE of the cases get a prior film, as far as
-    eligible ones go. Order is by hash of (seed, sample_id). Raises ValueError when a split has fewer eligible
-    studies than asked.
+    A study is eligible when all that is present can be shown (itself, or as signs.py says) and is denied
+    nowhere in the study, when its first view is PA or AP, and when something is present or nothing is even
+    suspected. What is only possible and cannot be shown puts nothing on the film. A prior study needs all but
+    the last. PRIOR_SHARE of the cases get a prior film, as far as eligible ones go. Order is by hash of
+    (seed, sample_id). Raises ValueError when a split has fewer eligible studies than asked.
     """
     asked = studies.filter(pl.col("split").is_in(list(n_per_split)))
-    marked = _eligibility(asked, findings)
+    marked = _eligibility(asked, findings, seed)
     eligible = marked.filter(pl.col("reason") == "")
     can_be_prior = marked.filter(pl.col("reason").is_in(["", SUSPECTED]))["sample_id"].to_list()
     eligible = eligible.with_columns(
@@ -138,12 +131,6 @@ def adjudicated(studies: pl.DataFrame, findings: pl.DataFrame) -> pl.DataFrame:
     return studies.join(panel.select("sample_id").unique(), on="sample_id", how="semi")
 
 
-def shown_as() -> pl.Expr:
-    """The finding that a film shows for a row (finding, status) of tables.FINDINGS; else the name itself."""
-    name = pl.col("finding").replace(REALISED_AS)
-    return pl.when(pl.col("status") == "present").then(name.replace(SEEN_AS)).otherwise(name)
-
-
 def _with_futures(cases: pl.DataFrame, studies: pl.DataFrame) -> pl.DataFrame:
     """The cases with next_study_id only where that study is at hand, of the same patient and split."""
     link = ["next_study_id", "patient_id", "split"]
@@ -158,77 +145,90 @@ def _per_finding(studies: pl.DataFrame) -> pl.DataFrame:
     return rows.group_by("split", "finding").agg(studies=pl.len())
 
 
-def _eligibility(studies: pl.DataFrame, findings: pl.DataFrame) -> pl.DataFrame:
+def _eligibility(studies: pl.DataFrame, findings: pl.DataFrame, seed: int) -> pl.DataFrame:
     """studies with `present` (names of BALANCED, sorted) and `reason` ("" = eligible)."""
-    rows = findings.join(studies.select("sample_id"), on="sample_id", how="semi").with_columns(
-        shown=shown_as()
+    findings = findings.join(studies.select("sample_id"), on="sample_id", how="semi")
+    status, finding = pl.col("status"), pl.col("finding")
+    stated = findings.group_by("sample_id").agg(
+        suspected=(status == "uncertain").any(),
+        impossible=((status == "present") & ~finding.is_in(signs.NAMED)).any(),
     )
-    shown, status = pl.col("shown"), pl.col("status")
-    possible = shown.is_in([*RENDERABLE, *SEEN_AS])
-    facts = rows.group_by("sample_id").agg(
-        present=shown.filter(status == "present").unique().sort(),
-        suspected=shown.filter(status == "uncertain").unique(),
-        impossible=(~possible & (status != "absent")).any(),
-        denied=shown.filter((status == "absent") & (pl.col("finding") == shown)).unique(),
-        diagnosed=pl.col("finding").filter((status == "present") & pl.col("finding").is_in(SEEN_AS)).unique(),
+    shown = signs.shown_as(findings, studies, seed)
+    there = pl.col("as_status") == "present"
+    diagnosed = there & pl.col("shown").is_not_null() & finding.is_in(list(SEEN_AS))
+    facts = shown.group_by("sample_id").agg(
+        shown=pl.col("shown").filter(there).drop_nulls().unique(),
+        signs=pl.col("shown").filter(diagnosed).unique(),
+        diagnosed=finding.filter(diagnosed).unique(),
+        not_to_show=((status == "present") & pl.col("shown").is_null()).any(),
     )
-    marked = studies.join(facts, on="sample_id", how="left", maintain_order="left")
-    claimed = pl.concat_list("present", "suspected")
+    # A film with a finding shows what that one implies (an effusion blunts the angle).
+    implied = [(name, other) for name in RENDERABLE for other in (name, *IMPLIES[name])]
+    implied = pl.DataFrame(implied, schema=["shown", "finding"], orient="row")
+    claims = shown.select("sample_id", "shown", "as_status").join(implied, on="shown")
+    denied = findings.filter(status == "absent").join(claims, on=["sample_id", "finding"], how="semi")
+    also = claims.filter(there, pl.col("shown") != finding).group_by("sample_id").agg(also=finding.unique())
+    facts = facts.join(also, on="sample_id", how="left")
+    marked = studies.join(stated, on="sample_id", how="left", maintain_order="left")
+    marked = marked.join(facts, on="sample_id", how="left", maintain_order="left").with_columns(
+        pl.col("shown", "signs", "diagnosed", "also").fill_null([]),
+        contradicted=pl.col("sample_id").is_in(denied["sample_id"].unique().to_list())
+        | pl.col("not_to_show").fill_null(False),
+    )
     reason = (
-        pl.when(pl.col("present").is_null())
-        .then(pl.lit("no finding stated present or absent"))
-        .when(~pl.col("views").list.first().is_in(FRONTAL).fill_null(False))
-        .then(pl.lit("first view not known to be PA or AP"))
-        .when("impossible").then(pl.lit("a finding that cannot be simulated yet"))
-        .when(pl.col("denied").list.set_intersection(claimed).list.len() > 0)
-        .then(pl.lit("a finding whose only renderable form is denied"))
-        .when((pl.col("present").list.len() == 0) & (pl.col("suspected").list.len() > 0))
-        .then(pl.lit(SUSPECTED))
+        pl.when(pl.col("suspected").is_null()).then(pl.lit(NOTHING_STATED))
+        .when(~pl.col("views").list.first().is_in(FRONTAL).fill_null(False)).then(pl.lit(NOT_FRONTAL))
+        .when("impossible").then(pl.lit(NOT_SHOWN))
+        .when("contradicted").then(pl.lit(CONTRADICTED))
+        .when((pl.col("shown").list.len() == 0) & pl.col("suspected")).then(pl.lit(SUSPECTED))
         .otherwise(pl.lit(""))
     )  # fmt: skip
-    signs = pl.col("diagnosed").list.eval(pl.element().replace(SEEN_AS))
-    named = pl.col("present").list.set_difference(signs).list.set_union("diagnosed").list.sort()
-    return marked.with_columns(reason=reason, present=named).drop(
-        "suspected", "impossible", "denied", "diagnosed"
-    )
+    # What another finding implies, or stands for a diagnosis, is no kind of its own.
+    named = pl.col("shown").list.set_difference("signs").list.set_difference("also")
+    named = named.list.set_union("diagnosed").list.sort()
+    return marked.select(*studies.columns, reason=reason, present=named)
 
 
 def _balanced(pool: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
-    """n studies: always the next one, in hash order, of the name in BALANCED that has fewest cases so far.
+    """n studies, one after the other, of the name in BALANCED that has fewest cases so far.
 
-    While fewer than PRIOR_SHARE of the cases have a prior, the next one that has is taken, else the next
-    one that has none; whichever there is when the other kind has run out.
+    Of the next LOOK_AHEAD studies with that name, in hash order, the one is taken that names most kinds that
+    have fewer cases than the mean: what comes along with a finding helps to even out. While fewer than
+    PRIOR_SHARE of the cases have a prior, it is one that has, else one that has none; whichever there is when
+    the other kind has run out.
     """
     keys = draws.keys(seed, pool["sample_id"].to_list())
     pool = pool.with_columns(drawn=pl.Series(draws.mix(keys, "cohort/order"))).sort("drawn")
-    present = pool["present"].to_list()
+    named = [present or [NO_FINDING] for present in pool["present"].to_list()]
     has_prior = pool["prior_study_id"].is_not_null().to_list()
     queues = {(name, kind): [] for name in BALANCED for kind in (True, False)}
-    for i in range(len(pool) - 1, -1, -1):  # reversed, so that pop() gives the first
-        for name in present[i] or [NO_FINDING]:
+    for i in range(len(pool) - 1, -1, -1):  # reversed, so that the first is the last, and cheap to remove
+        for name in named[i]:
             queues[name, has_prior[i]].append(i)
-    tally = dict.fromkeys(BALANCED, 0)
+    tally = dict.fromkeys(BALANCED, 0.0)
     taken: set[int] = set()
     with_prior = 0
     while len(taken) < n:
-        name = min(tally, key=lambda each: (tally[each], BALANCED.index(each)))
+        rarest = min(tally, key=lambda each: (tally[each], BALANCED.index(each)))
         wanted = with_prior < PRIOR_SHARE * (len(taken) + 1)
-        i = _pop(queues[name, wanted], taken)
-        i = _pop(queues[name, not wanted], taken) if i is None else i
-        if i is None:
-            del tally[name]  # no study left with it: its place goes to the others
+        coming = _next(queues[rarest, wanted], taken) or _next(queues[rarest, not wanted], taken)
+        if not coming:
+            del tally[rarest]  # no study left with it: its place goes to the others
             continue
+        rare = {name for name in tally if tally[name] <= sum(tally.values()) / len(tally)}
+        i = max(coming, key=lambda each, rare=rare: len(rare.intersection(named[each])))
         taken.add(i)
         with_prior += has_prior[i]
-        for other in present[i] or [NO_FINDING]:
-            if other in tally:
-                tally[other] += 1
+        for name in tally.keys() & named[i]:
+            tally[name] += NORMAL_WEIGHT if name == NO_FINDING else 1
     return pool[sorted(taken)].drop("drawn")
 
 
-def _pop(queue: list[int], taken: set[int]) -> int | None:
-    """The first index of a reversed queue that is not taken yet; None when there is none."""
-    while queue:
+def _next(queue: list[int], taken: set[int]) -> list[int]:
+    """The first LOOK_AHEAD indices of a reversed queue that are not taken yet; taken ones leave it."""
+    found: list[int] = []
+    while queue and len(found) < LOOK_AHEAD:
         if (i := queue.pop()) not in taken:
-            return i
-    return None
+            found.append(i)
+    queue += reversed(found)
+    return found

@@ -6,6 +6,7 @@ import pytest
 
 from cxrtrek_lib import findings
 from cxrtrek_lib.findings import FINDINGS
+from cxrtrek_lib.simulate import catalogue
 from cxrtrek_lib.sources import chexpert, nih, openi_vocabulary, padchest_vocabulary, vindr
 
 MAPS = {"chexpert": chexpert.CHEXPERT, "nih": nih.NIH, "adjudicated": nih.NIH_ADJUDICATED,
@@ -20,11 +21,30 @@ def test_no_word_means_two_findings():
 
 
 def test_the_names_that_other_parts_rely_on():
-    simulated = {"pleural effusion", "pneumothorax", "consolidation", "cardiomegaly", "pacemaker"}
-    assert simulated <= set(FINDINGS) and set(findings.CORE) <= set(FINDINGS)
+    assert set(catalogue.SHOWN) <= set(FINDINGS) and set(findings.CORE) <= set(FINDINGS)
     assert "pacemaker" in findings.DEVICES and "pleural effusion" not in findings.DEVICES
-    assert {"heart", "left lung", "right hemidiaphragm", "left costophrenic angle"} <= set(findings.REGIONS)
     assert not set(findings.REGIONS) & set(FINDINGS)
+    # What a film shows on a side, or in a grade, can be asked about.
+    assert {name for name, shown in catalogue.SHOWN.items() if shown.sides} <= findings.SIDED
+    assert {name for name, shown in catalogue.SHOWN.items() if shown.graded} <= findings.GRADED
+
+
+def test_the_29_regions_of_chest_imagenome():
+    """Wu et al. 2021: 8 regions of each lung, both clavicles, and 11 without a side; no word means two."""
+    of_lung = (
+        "lung", "lung apex", "upper lung zone", "mid lung zone", "lower lung zone", "hilum",
+        "costophrenic angle", "hemidiaphragm",
+    )  # fmt: skip
+    middle = {
+        "trachea", "spine", "aortic arch", "mediastinum", "upper mediastinum", "superior vena cava", "heart",
+        "cavoatrial junction", "right atrium", "carina", "abdomen",
+    }  # fmt: skip
+    sided = {f"{side} {part}" for side in ("left", "right") for part in (*of_lung, "clavicle")}
+    assert set(findings.REGIONS) == sided | middle and len(sided | middle) == 29
+    words = Counter(w for name, synonyms in findings.REGIONS.items() for w in {name, *synonyms})
+    doubled = {word for word, n in words.items() if n > 1}
+    assert doubled == {"costophrenic sulcus"}  # of either side
+    assert not set(words) & {w for name, finding in FINDINGS.items() for w in (name, *finding.synonyms)}
 
 
 def test_diagnoses_are_not_things_seen():

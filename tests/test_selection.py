@@ -8,7 +8,7 @@ from tables_by_hand import findings as findings_of
 from tables_by_hand import studies as studies_of
 
 from cxrtrek_lib import paths, selection
-from cxrtrek_lib.simulate import RENDERABLE
+from cxrtrek_lib.simulate.catalogue import IMPLIES, RENDERABLE
 
 
 def study(sample_id: str, **columns) -> dict:
@@ -30,15 +30,25 @@ def select_one(views=("PA",), n=0, **statuses) -> selection.Selection:
         (["AP", "LATERAL"], {"support_devices": "present", "edema": "absent"}, None),
         (["PA"], {"pneumothorax": "absent"}, None),
         (["PA"], {"lung_opacity": "present", "cardiomegaly": "uncertain"}, None),
-        (["LATERAL"], {"pneumothorax": "present"}, "first view not known to be PA or AP"),
-        (["UNKNOWN"], {"pneumothorax": "present"}, "first view not known to be PA or AP"),
-        (["PA"], {"pneumothorax": "present", "edema": "uncertain"}, "a finding that cannot be simulated yet"),
+        (["PA"], {"lung_opacity": "present", "consolidation": "absent"}, None),
+        (["LATERAL"], {"pneumothorax": "present"}, selection.NOT_FRONTAL),
+        (["UNKNOWN"], {"pneumothorax": "present"}, selection.NOT_FRONTAL),
         (["PA"], {"pneumothorax": "uncertain"}, selection.SUSPECTED),
-        (["PA"], {}, "no finding stated present or absent"),
+        (["PA"], {}, selection.NOTHING_STATED),
+        # What no film shows
+        (["PA"], {"pneumothorax": "present", "rib_fracture": "present"}, selection.NOT_SHOWN),
+        (["PA"], {"pneumothorax": "present", "rib_fracture": "uncertain"}, None),
+        (["PA"], {"pneumothorax": "present", "rib_fracture": "absent"}, None),
+        (["PA"], {"rib_fracture": "uncertain"}, selection.SUSPECTED),
+        (["PA"], {"tuberculosis": "present", "consolidation": "present"}, selection.NOT_SHOWN),
+        # Denied where a film would show it
+        (["PA"], {"airspace_opacity": "present", "consolidation": "absent"}, selection.CONTRADICTED),
+        (["PA"], {"consolidation": "present", "lung_opacity": "absent"}, selection.CONTRADICTED),
+        (["PA"], {"consolidation": "uncertain", "lung_opacity": "absent"}, selection.CONTRADICTED),
         (
             ["PA"],
-            {"lung_opacity": "present", "consolidation": "absent"},
-            "a finding whose only renderable form is denied",
+            {"pleural_effusion": "present", "costophrenic_angle_blunting": "absent"},
+            selection.CONTRADICTED,
         ),
         # Diagnoses
         (["PA"], {"pneumonia": "present"}, None),
@@ -48,29 +58,27 @@ def select_one(views=("PA",), n=0, **statuses) -> selection.Selection:
         (["PA"], {"pneumonia": "uncertain", "consolidation": "absent", "pneumothorax": "present"}, None),
         (["PA"], {"pneumonia": "absent", "consolidation": "present"}, None),
         (["PA"], {"heart_failure": "present"}, None),
+        (["PA"], {"heart_failure": "present", "cardiomegaly": "absent"}, None),
+        (
+            ["PA"],
+            {"heart_failure": "present", "cardiomegaly": "absent", "edema": "absent"},
+            selection.CONTRADICTED,
+        ),
+        (["PA"], {"pneumonia": "present", "consolidation": "absent"}, selection.CONTRADICTED),
         (["PA"], {"copd": "absent", "pneumothorax": "present"}, None),
-        (["PA"], {"copd": "uncertain", "pneumothorax": "present"}, "a finding that cannot be simulated yet"),
-        (["PA"], {"copd": "present", "pneumonia": "present"}, "a finding that cannot be simulated yet"),
-        (
-            ["PA"],
-            {"heart_failure": "present", "cardiomegaly": "absent"},
-            "a finding whose only renderable form is denied",
-        ),
-        (
-            ["PA"],
-            {"pneumonia": "present", "consolidation": "absent"},
-            "a finding whose only renderable form is denied",
-        ),
+        (["PA"], {"copd": "uncertain"}, None),
+        (["PA"], {"copd": "uncertain", "hyperinflation": "absent"}, selection.SUSPECTED),
     ],
 )
 def test_who_is_eligible_and_why_not(views, statuses, reason):
     assert select_one(views, **statuses).excluded == {reason or selection.NOT_NEEDED: 1}
 
 
-def test_a_diagnosis_counts_instead_of_the_finding_by_which_it_is_seen():
-    def counted(**statuses):
-        return set(select_one(n=1, **statuses).counts["finding"])
+def counted(**statuses) -> set[str]:
+    return set(select_one(n=1, **statuses).counts["finding"])
 
+
+def test_a_diagnosis_counts_instead_of_the_findings_by_which_it_is_seen():
     assert counted(pneumonia="present", lung_opacity="present") == {"pneumonia"}
     assert counted(pneumonia="present", heart_failure="present", pneumothorax="present") == {
         "pneumonia", "heart failure", "pneumothorax",
@@ -78,10 +86,19 @@ def test_a_diagnosis_counts_instead_of_the_finding_by_which_it_is_seen():
     assert counted(pneumonia="absent", consolidation="present") == {"consolidation"}
     assert counted(pneumonia="uncertain", cardiomegaly="present") == {"cardiomegaly"}
     assert counted(pneumonia="absent") == {"no finding"}
+    assert counted(heart_failure="present", edema="present", cardiomegaly="present") == {"heart failure"}
+    assert counted(copd="uncertain") == {"copd"}
+
+
+def test_what_a_finding_implies_is_not_counted_beside_it():
+    assert counted(consolidation="present", lung_opacity="present") == {"consolidation"}
+    assert counted(lung_opacity="present", consolidation="uncertain") == {"lung opacity"}
+    assert counted(pleural_effusion="present", costophrenic_angle_blunting="present") == {"pleural effusion"}
+    assert counted(emphysema="present", hyperinflation="present") == {"emphysema"}
 
 
 STATUS = st.sampled_from(["present", "absent", "uncertain"])
-NAMES = ["pleural effusion", "consolidation", "lung opacity", "edema", "pneumonia", "copd"]
+NAMES = ["pleural effusion", "consolidation", "lung opacity", "rib fracture", "pneumonia", "lung lesion"]
 
 
 @given(
@@ -113,23 +130,34 @@ def test_every_study_of_the_asked_splits_is_counted_once(rows, n):
     assert (chosen.counts["cases"] <= chosen.counts["available"]).all()
 
 
-def many(n: int = 400) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """n patients with two studies each; rarer findings for higher numbers."""
+def many(n: int = 300, kinds: int = 9) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """n patients with two studies each: of kinds + 1 of them one is normal, the others have one finding each.
+
+    Some of the later studies have scoliosis as well, which is rare.
+    """
+    implied = {other for name in RENDERABLE for other in IMPLIES[name]}
+    names = [name for name in RENDERABLE if name not in implied]
     rows, facts = [], []
     for i in range(n):
-        name = RENDERABLE[min(4, i % 40 // 8)] if i % 3 else None
+        name = names[i % (kinds + 1)] if i % (kinds + 1) < kinds else None
         for k in (1, 2):
             prior = f"t/p{i}/1" if k == 2 else None
             rows.append(study(f"t/p{i}/{k}", order=k - 1, prior_study_id=prior))
             facts.append((f"t/p{i}/{k}", name or "edema", "present" if name else "absent", 1))
+            if i % 30 in (0, 1) and k == 2:
+                facts.append((f"t/p{i}/{k}", "scoliosis", "present", 1))
     return studies_of(*rows), findings_of(*facts)
 
 
 def test_cases_are_even_over_findings_and_a_share_has_priors():
     studies, findings = many()
-    chosen = selection.select(studies, findings, {"train": 120}, seed=0)
+    chosen = selection.select(studies, findings, {"train": 100}, seed=0)
     counts = dict(chosen.counts.select("finding", "cases").iter_rows())
-    assert set(counts) == {*RENDERABLE, selection.NO_FINDING} and set(counts.values()) == {20}
+    normal, scoliosis = counts.pop(selection.NO_FINDING), counts.pop("scoliosis")
+    assert len(counts) == 9 and sum(counts.values()) + normal == 100
+    # Normal cases count half. What comes along (scoliosis) is as common as what is looked for.
+    assert max(counts.values()) - min(counts.values()) <= 1 and abs(normal - 2 * min(counts.values())) <= 2
+    assert abs(scoliosis - min(counts.values())) <= 2
     share = chosen.cases["prior_study_id"].is_not_null().mean()
     assert abs(share - selection.PRIOR_SHARE) < 0.02
     shown = {*chosen.cases["sample_id"], *chosen.priors["sample_id"]}
@@ -137,10 +165,19 @@ def test_cases_are_even_over_findings_and_a_share_has_priors():
     assert not set(chosen.cases["sample_id"]) & set(chosen.priors["sample_id"])
 
 
+def test_a_kind_that_runs_out_leaves_its_place_to_the_others():
+    studies, findings = many(40, 3)
+    rare = findings_of(("t/p0/1", "hiatal hernia", "present", 1))
+    findings = pl.concat([findings.filter(pl.col("sample_id") != "t/p0/1"), rare])
+    chosen = selection.select(studies, findings, {"train": 30}, seed=0)
+    counts = dict(chosen.counts.select("finding", "cases").iter_rows())
+    assert counts["hiatal hernia"] == 1 and len(chosen.cases) == 30
+
+
 @given(st.integers(0, 1000))
 @settings(max_examples=5)
 def test_the_choice_does_not_depend_on_row_order(seed):
-    studies, findings = many(60)
+    studies, findings = many(60, 4)
     one = selection.select(studies, findings, {"train": 30}, seed=seed)
     other = selection.select(
         studies.sample(fraction=1, shuffle=True, seed=seed), findings.reverse(), {"train": 30}, seed=seed
@@ -162,12 +199,12 @@ def test_futures_are_of_the_same_split_and_at_hand():
         study("t/c/1", next_study_id="t/c/2"), study("t/d/1"),
     )  # fmt: skip
     stated = [(name, "pneumothorax", "present", 1) for name in studies["sample_id"] if name != "t/a/2"]
-    findings = findings_of(*stated, ("t/a/2", "edema", "present", 1))
+    findings = findings_of(*stated, ("t/a/2", "rib fracture", "present", 1))
     chosen = selection.select(studies, findings, {"train": 4}, seed=0)
     links = dict(chosen.cases.select("sample_id", "next_study_id").iter_rows())
     assert links == {"t/a/1": "t/a/2", "t/b/1": None, "t/c/1": None, "t/d/1": None}
     assert chosen.futures["sample_id"].to_list() == ["t/a/2"] and chosen.priors.is_empty()
-    assert "edema" in chosen.findings["finding"]
+    assert "rib fracture" in chosen.findings["finding"]  # a next study needs no film
 
 
 def test_external_cases_stand_alone_and_only_adjudicated_studies_of_nih_count(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Simulated chest radiographs: findings inserted in 3-D into a real chest CT, projected, with exact truth."""
 
-from cxrtrek_lib.simulate.scene import RENDERABLE, film
+from cxrtrek_lib.simulate.catalogue import NOT_SHOWN, RENDERABLE
+from cxrtrek_lib.simulate.scene import film, films
 
-__all__ = ["RENDERABLE", "film"]
+__all__ = ["NOT_SHOWN", "RENDERABLE", "film", "films"]

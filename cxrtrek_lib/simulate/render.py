@@ -3,7 +3,9 @@
 import hashlib
 import json
 import multiprocessing
+import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from pathlib import Path
 
@@ -12,19 +14,21 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm.auto import tqdm
 
-from cxrtrek_lib import files
+from cxrtrek_lib import draws, files, findings
 from cxrtrek_lib.simulate import phantom, scene
 
-# The modules that decide what a film looks like and what is true of it.
-MAKERS = ("phantom", "patient", "projector", "lesions", "devices", "detector", "truth", "scene")
+# Modules of this room that do not decide what a film looks like or what is true of it.
+_OTHERS = ("__init__.py", "render.py", "truth_tables.py")
+FAILED = "failed.txt"  # beside the films: what is missing and why, one film a line
 
 
 @cache
 def code_version() -> str:
-    """Hash of the simulator's own source: a film is reused only while the code that made it is the same."""
+    """Hash of the source that makes a film: one is reused only while the code that made it is the same."""
     digest = hashlib.sha256()
-    for module in MAKERS:
-        digest.update(Path(__file__).with_name(f"{module}.py").read_bytes())
+    room = [each for each in Path(__file__).parent.glob("*.py") if each.name not in _OTHERS]
+    for module in [*sorted(room), Path(draws.__file__), Path(findings.__file__)]:
+        digest.update(module.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -73,11 +77,16 @@ def render_all(jobs: list[tuple[dict, Path]], *, size_px: int, seed: int, worker
     """The truths of all jobs (study, path), in their order; films are written in `workers` processes.
 
     A film depends on its facts alone (scene.film uses one thread), so bytes do not depend on `workers`.
-    Raises ValueError naming the first film that failed and how many did, after the others are done.
+    A film that fails stops no other. Raises ValueError after the last one: how many failed, the first of
+    them, and where FAILED lists all ("file<TAB>sample_id<TAB>reason"), in the folder that holds the films.
     """
     if not jobs:
         return []
-    phantom.load()  # built once here, not once per worker
+    owner: dict[Path, str] = {}
+    for study, path in jobs:
+        if path in owner:
+            raise ValueError(f"{study['sample_id']} and {owner[path]} would both be {path}; rename one")
+        owner[path] = study["sample_id"]
     for folder in {path.parent for _, path in jobs}:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -85,8 +94,9 @@ def render_all(jobs: list[tuple[dict, Path]], *, size_px: int, seed: int, worker
             raise ValueError(
                 f"{folder}: cannot make this folder ({error.strerror}); check its owner"
             ) from None
+    phantom.load()  # built once here, not once per worker
     truths: list[dict | None] = [None] * len(jobs)
-    failures: list[tuple[int, str]] = []
+    failures: dict[int, str] = {}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         waiting = {pool.submit(render, study, size_px, seed, path): i for i, (study, path) in enumerate(jobs)}
@@ -96,13 +106,36 @@ def render_all(jobs: list[tuple[dict, Path]], *, size_px: int, seed: int, worker
             ):
                 try:
                     truths[waiting[done]] = done.result()
-                except (ValueError, OSError) as error:
-                    failures.append((waiting[done], str(error).splitlines()[0]))
+                except Exception as error:  # whatever it was, the other films go on
+                    failures[waiting[done]] = _reason(error)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    if failures:
-        index, reason = min(failures)
-        sample_id = jobs[index][0]["sample_id"]
-        raise ValueError(f"{len(failures)} of {len(jobs)} films failed; the first is {sample_id}: {reason}")
+    _report(jobs, failures)
     return truths
+
+
+def _reason(error: Exception) -> str:
+    """Why a film failed, one line. ValueError and OSError say it themselves; others are named."""
+    if isinstance(error, BrokenProcessPool):
+        return "a worker process died, probably out of memory; use fewer workers and run again"
+    line = (str(error).splitlines() or [""])[0]
+    return line if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {line}"
+
+
+def _report(jobs: list[tuple[dict, Path]], failures: dict[int, str]) -> None:
+    """Write the list of failed films and raise; with none failed, remove the list of an earlier run."""
+    listed = Path(os.path.commonpath([path.parent for _, path in jobs])) / FAILED
+    if not failures:
+        listed.unlink(missing_ok=True)
+        return
+    lines = []
+    for i, reason in sorted(failures.items()):
+        study, path = jobs[i]
+        lines.append(f"{path.name}\t{study['sample_id']}\t{reason.removeprefix(study['sample_id'] + ': ')}\n")
+    with files.whole(listed) as temporary:
+        temporary.write_text("".join(lines))
+    _, first, reason = lines[0].rstrip("\n").split("\t", 2)
+    raise ValueError(
+        f"{len(failures)} of {len(jobs)} films failed; the first is {first}: {reason}; all: {listed}"
+    )

@@ -1,58 +1,97 @@
-"""One film from the facts of one study: decide what is open, build the scene, project it, tell its truth."""
+"""Films of one study: build the scene of its findings once, project it in every view, tell its truth."""
 
+from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from cxrtrek_lib import draws
-from cxrtrek_lib.findings import FINDINGS
-from cxrtrek_lib.simulate import detector, devices, lesions, patient, phantom, projector, truth
-from cxrtrek_lib.tables import SEVERITIES
+from cxrtrek_lib.simulate import (
+    acquisition,
+    catalogue,
+    detector,
+    devices,
+    diffuse,
+    geometry,
+    habitus,
+    heart,
+    layers,
+    lungs,
+    mediastinum,
+    nodules,
+    patient,
+    phantom,
+    plan,
+    pleura,
+    projector,
+    quality,
+    shapes,
+    strokes,
+    truth,
+)
+from cxrtrek_lib.simulate.geometry import Geometry
+from cxrtrek_lib.simulate.layers import Layer
+from cxrtrek_lib.simulate.plan import Lesion
+from cxrtrek_lib.simulate.truth import Key, Seen
 
-RENDERABLE = ("pleural effusion", "cardiomegaly", "consolidation", "pneumothorax", "pacemaker")
 SIZES = (128, 1024)
-
-# Findings with sides and the share of each side when the annotation leaves it open; findings with grades and
-# the shares of mild, moderate and severe.
-SIDED = {
-    "pleural effusion": {"left": 0.33, "right": 0.33, "bilateral": 0.34},
-    "consolidation": {"left": 0.38, "right": 0.42, "bilateral": 0.20},
-    "pneumothorax": {"left": 0.45, "right": 0.55},
-    "pacemaker": {"left": 0.8, "right": 0.2},
+# Finding -> its layers, in the order in which they are laid: what comes later lies inside what was before. A
+# pneumothorax is first: it replaces the whole lung, and the other findings move with what is left of it.
+LAYERS = {
+    "pneumothorax": pleura.LAYERS["pneumothorax"],
+    **heart.LAYERS,
+    **mediastinum.LAYERS,
+    **diffuse.LAYERS,
+    **lungs.LAYERS,
+    **nodules.LAYERS,
+    **pleura.LAYERS,
 }
-GRADED = ("pleural effusion", "cardiomegaly", "consolidation", "pneumothorax")
-_SEVERITY_SHARES = {"mild": 0.34, "moderate": 0.36, "severe": 0.30}
+IN_LUNG = {*diffuse.LAYERS, *lungs.LAYERS, *nodules.LAYERS}  # they move with a collapsing lung
 
 
-class Planned(NamedTuple):
-    """A finding of the scene, nothing left open. drawn: names of the attributes that the hash decided."""
+class Scene(NamedTuple):
+    """A patient with findings, ready to be projected in any view.
 
-    finding: str
-    laterality: str | None
-    severity: str | None
-    location: str | None
-    drawn: tuple[str, ...]
+    body, lesions  whose scene it is
+    anatomy  the phantom of this scene
+    base     density relative to water, float32 (Y, Z, X), of the patient without the layers
+    volume   the same with them
+    layers   in the order in which they were laid
+    strokes  parts of each device
+    """
+
+    body: patient.Body
+    lesions: list[Lesion]
+    anatomy: phantom.Phantom
+    base: np.ndarray
+    volume: np.ndarray
+    layers: list[Layer]
+    strokes: dict[Key, list[strokes.Stroke]]
 
 
 def film(study: dict, size_px: int = 224, seed: int = 0) -> tuple[np.ndarray, dict]:
-    """One frontal film and its truth.
+    """The film of a study in its own view, study["view"], and its truth; see `films`."""
+    return films(study, (study["view"],), size_px, seed)[0]
 
-    study  {"sample_id", "patient_id", "view": "PA" | "AP", "sex": "M" | "F" | None,
+
+def films(
+    study: dict, views: tuple[str, ...], size_px: int = 224, seed: int = 0
+) -> list[tuple[np.ndarray, dict]]:
+    """Films of one study, one per view, and their truths; the scene is built once.
+
+    study  {"sample_id", "patient_id", "view": one of acquisition.VIEWS, "sex": "M" | "F" | None,
             "exposure": None | one of tables.EXPOSURES (optional), "findings": [{"finding", "status",
             "laterality", "severity", "location"}]}; the last three may be None or missing
     size_px  side of the film, 128 to 1024 pixels
-    Returns (image float32 (size_px, size_px) in [0, 1], 1 = white; row 0 on top, the patient's right on the
-    image's left) and a dict: view, exposure, rotation_deg, tilt_deg, roll_deg, inspiration, source_mm,
-    scatter, sex, cardiothoracic_ratio, findings (one dict per renderable finding: finding, status present or
-    absent, laterality, severity, location, visibility_mm, drawn, boxes {side or "": box}), not_visible
-    (the same for planned findings below truth.VISIBLE_MM: asserted neither way) and regions {name: box}.
+    A film is (image float32 (size_px, size_px) in [0, 1], 1 = white; row 0 on top; of a frontal film, the
+    patient's right on the image's left) and a dict: what `quality.facts` and `truth.told` (findings,
+    not_visible, undecided) say, sex, cardiothoracic_ratio (None on a lateral film) and regions {name: box}.
     Boxes are [x1, y1, x2, y2] in percent. The same arguments give the same film on every machine with the
     same NumPy build: one thread, whatever the caller allows. Raises ValueError (one line).
     """
     with _threads().limit(limits=1):
-        return _film(study, size_px, seed)
+        return _films(study, views, size_px, seed)
 
 
 @cache
@@ -60,223 +99,143 @@ def _threads() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _film(study: dict, size_px: int, seed: int) -> tuple[np.ndarray, dict]:
+def _films(study: dict, views: tuple[str, ...], size_px: int, seed: int) -> list[tuple[np.ndarray, dict]]:
     if not SIZES[0] <= size_px <= SIZES[1]:
         raise ValueError(f"size_px = {size_px}: films are {SIZES[0]} to {SIZES[1]} pixels wide")
-    plans = resolve(study, seed)
+    plans = plan.resolve(study, seed)
+    shots = [acquisition.acquisition(seed, study["sample_id"], view, study.get("exposure")) for view in views]
     body = patient.body(seed, study["patient_id"], study.get("sex"))
-    shot = patient.acquisition(seed, study["sample_id"], study["view"], study.get("exposure"))
-    anatomy = phantom.load()
-    geo = projector.geometry(body, shot, anatomy.hu.shape, anatomy.spacing)
+    lesions = [each for one in plans for each in plan.lesions(one, study["patient_id"], seed)]
+    lacking = without_movers(lesions, body)
+    scene = build(lesions, body)
+    geos = [geometry.geometry(body, shot, scene.volume.shape, scene.anatomy.spacing) for shot in shots]
+    made = []
+    for shot, geo, seen in zip(shots, geos, evidence(scene, lacking, geos), strict=True):
+        regions = truth.region_boxes(geo, outlines(scene, geo.lateral))
+        facts = quality.facts(scene.anatomy, shot, geo)
+        shown, hidden, undecided = truth.told(plans, seen, regions, shot.view, facts["clipped"])
+        facts |= {
+            "sex": body.sex,
+            "cardiothoracic_ratio": None if geo.lateral else _cardiothoracic_ratio(regions),
+            "findings": shown,
+            "not_visible": hidden,
+            "undecided": undecided,
+            "regions": regions,
+        }
+        # The film may be collimated to less than the detector.
+        image = detector.develop(water(scene, geo, size_px), shot._replace(field_mm=geo.field))
+        made.append((image, facts))
+    return made
 
-    base = tissue(anatomy, body)
-    layers, heart_scale = _layers(anatomy, base, plans, body, study, seed)
+
+def build(lesions: list[Lesion], body: patient.Body) -> Scene:
+    """The scene of a patient's lesions."""
+    anatomy = shapes.deformed(phantom.load(), lesions)
+    base = habitus.tissue(anatomy, body)
+    by_finding = {name: [each for each in lesions if each.finding == name] for name in catalogue.SHOWN}
+    laid = []
+    for name, layers_of in LAYERS.items():
+        for lesion in by_finding[name]:
+            parts = layers_of(anatomy, base, lesion)
+            for air in by_finding["pneumothorax"] if name in IN_LUNG else ():
+                parts = [each for part in parts for each in _with_lung(part, anatomy, air)]
+            laid += parts
     volume = base.copy()
-    for layer in layers:
-        lesions.lay(volume, layer)
+    for layer in laid:
+        layers.lay(volume, layer)
+    parts = {
+        (each.finding, each.side): parts_of(anatomy, each)
+        for name, parts_of in devices.STROKES.items()
+        for each in by_finding[name]
+    }
+    return Scene(body, lesions, anatomy, base, volume, laid, parts)
+
+
+def _with_lung(part: Layer, anatomy: phantom.Phantom, air: Lesion) -> list[Layer]:
+    """A layer of the lungs when the lung on one side has collapsed: what lies in that lung goes with it."""
+    if part.side == air.side:
+        return [pleura.collapsed(part, anatomy, air)]
+    inside = anatomy.lung[air.side][part.box] > 0
+    if part.side is not None or not inside.any():
+        return [part]
+    return [
+        pleura.collapsed(part._replace(alpha=part.alpha * inside), anatomy, air),
+        layers.tight(part._replace(alpha=part.alpha * ~inside)),
+    ]
+
+
+def outlines(scene: Scene, lateral: bool) -> dict[str, np.ndarray]:
+    """Region -> points whose projection spans it, with the heart and vessels as large as they are here."""
+    enlarged = [each.within(heart.HEART_SCALE) for each in scene.lesions if each.finding == "cardiomegaly"]
+    scale = max([1.0, scene.body.heart, *enlarged])
+    return mediastinum.outlines(scene.anatomy, scale, scene.lesions, lateral)
+
+
+def water(scene: Scene, geo: Geometry, size_px: int) -> np.ndarray:
+    """What one film's rays pass, float32 (size_px, size_px), mm of water."""
     samples = round(size_px * projector.MARGIN)
-    plane = projector.project(volume, *projector.weights(geo, volume.shape, samples), geo.step)
-    plane += breasts(body, geo, samples)
-    water = np.maximum(projector.to_film(geo, plane, size_px), 0)
-    pacers = [_pacer(plan, study["patient_id"], seed) for plan in plans if plan.finding == "pacemaker"]
-    for arguments in pacers:
-        water += devices.pacemaker(anatomy, geo, *arguments, size_px)
-    image = detector.develop(water, shot)
-
-    regions = truth.region_boxes(geo, _outlines(anatomy, heart_scale))
-    evidence = _evidence(anatomy, geo, base, volume, layers)
-    if pacers:
-        evidence["pacemaker", pacers[0][0]] = _pacer_evidence(anatomy, geo, pacers[0])
-    shown, hidden = _told(plans, evidence, regions)
-    return image, {
-        "view": shot.view,
-        "exposure": shot.exposure,
-        "rotation_deg": shot.rotation,
-        "tilt_deg": shot.tilt,
-        "roll_deg": shot.roll,
-        "inspiration": shot.inspiration,
-        "source_mm": shot.source_mm,
-        "scatter": shot.scatter,
-        "sex": body.sex,
-        "cardiothoracic_ratio": _cardiothoracic_ratio(regions),
-        "findings": shown,
-        "not_visible": hidden,
-        "regions": regions,
-    }
+    plane = projector.project(scene.volume, projector.weights(geo, scene.volume.shape, samples))
+    plane += habitus.drawn(scene.anatomy, scene.body, geo, samples)
+    film_mm = np.maximum(projector.to_film(geo, plane, size_px), 0)
+    for parts in scene.strokes.values():
+        film_mm += strokes.draw(parts, geo, size_px)
+    return film_mm
 
 
-def resolve(study: dict, seed: int) -> list[Planned]:
-    """The findings to render, open attributes drawn. Raises ValueError (one line) for what no film can show.
+def without_movers(lesions: list[Lesion], body: patient.Body) -> dict[Key, np.ndarray]:
+    """The patient's volume without each finding that moves others: SHAPES, a pneumothorax with lung lesions.
 
-    Side and place depend on (patient, finding): a prior film shows the same lesion in place. Severity
-    depends on the study: it may grow. An uncertain finding is present in half of the draws, then mild.
+    For all other findings it is enough to leave out their layers (`alone`). To be built before the scene
+    itself: two deformed phantoms at a time would take more than 1 GB.
     """
-    sample = study["sample_id"]
-    known: dict[str, dict] = {}
-    for row in study["findings"]:
-        name, status = row["finding"], row["status"]
-        if name not in FINDINGS:
-            raise ValueError(f"{sample}: unknown finding {name!r}; findings.FINDINGS lists the names")
-        if name not in RENDERABLE:
-            if status == "absent":
-                continue
-            raise ValueError(f"{sample}: {name} cannot be rendered; films show {', '.join(RENDERABLE)}")
-        if known.setdefault(name, row)["status"] != status:
-            raise ValueError(f"{sample}: {name} is both {known[name]['status']} and {status}; keep one row")
-    plans = []
-    for name in RENDERABLE:
-        row = known.get(name, {"status": "absent"})
-        uncertain = row["status"] == "uncertain"
-        if row["status"] == "absent" or uncertain and draws.uniform(seed, sample, f"{name}/uncertain") < 0.5:
-            continue
-        side, severity = row.get("laterality"), row.get("severity")
-        sides, grades = tuple(SIDED.get(name, ())), SEVERITIES if name in GRADED else ()
-        if side is not None and side not in sides:
-            raise ValueError(f"{sample}: {name} cannot be {side!r}; allowed: {', '.join(sides) or 'no side'}")
-        if severity is not None and severity not in grades:
-            raise ValueError(
-                f"{sample}: {name} cannot be {severity!r}; allowed: {', '.join(grades) or 'no severity'}"
-            )
-        drawn = []
-        if side is None and sides:
-            side = _choose(draws.uniform(seed, study["patient_id"], f"{name}/side"), SIDED[name])
-            drawn.append("laterality")
-        if severity is None and grades:
-            share = 0.0 if uncertain else draws.uniform(seed, sample, f"{name}/severity")
-            severity = _choose(share, _SEVERITY_SHARES)
-            drawn.append("severity")
-        plans.append(Planned(name, side, severity, row.get("location"), tuple(drawn)))
-    return plans
+    volumes = {}
+    for key in dict.fromkeys((each.finding, each.side) for each in lesions):
+        name, side = key
+        rest = [each for each in lesions if (each.finding, each.side) != key]
+        of_lung = any(each.finding in IN_LUNG and each.side in (side, None) for each in rest)
+        if name in shapes.SHAPES or name == "pneumothorax" and of_lung:
+            volumes[key] = build(rest, body).volume
+    return volumes
 
 
-def tissue(anatomy: phantom.Phantom, body: patient.Body) -> np.ndarray:
-    """Density relative to water, float32 (Y, Z, X), of one healthy patient: bone, lung and heart scaled."""
-    soft, bone, air = phantom.densities()
-    volume = soft + np.float32(body.bone - 1) * bone
-    volume += np.float32(body.lung - 1) * air
-    if body.heart > 1:
-        lesions.lay(volume, lesions.cardiomegaly(anatomy, body.heart, "normal heart"))
-    return volume
+def alone(scene: Scene, lacking: dict[Key, np.ndarray]) -> Iterator[tuple[Key, layers.Box, np.ndarray]]:
+    """(finding, box, change of density) of all that is tissue: the scene with a finding less that without.
+
+    Without it means without it alone, so that what another finding hides does not count. lacking: of
+    `without_movers`. One change at a time, since each may be as large as the volume.
+    """
+    for key in dict.fromkeys((each.finding, each.side) for each in scene.lesions):
+        mine = [each.box for each in scene.layers if (each.finding, each.side) == key]
+        if key in lacking:
+            yield key, tuple(slice(0, n) for n in scene.volume.shape), scene.volume - lacking[key]
+        elif mine:
+            box = layers.union(mine)
+            yield key, box, scene.volume[box] - layers.without(scene.base, scene.layers, *key, box)
 
 
-def breasts(body: patient.Body, geo: projector.Geometry, samples: int) -> np.ndarray:
-    """Thickness (samples, samples), mm of water, of both breasts: crisp below, thinner upwards; 0 for men."""
-    edge, radius, thickness = body.breast
-    axis = projector.plane_axis(geo, samples)
-    zoom = geo.zoom[-1 if geo.zoom[-1] < geo.zoom[0] else 0]
-    if not thickness:
-        return np.zeros((1, 1), dtype=np.float32)
-    down, right = axis[:, None] / zoom, axis[None] / zoom
-    out = np.zeros((samples, samples), dtype=np.float32)
-    for sign in (-1, 1):
-        up = (edge + radius + down) / radius  # -1 at the upper rim ... 1 at the lower edge, reversed below
-        across = (right - sign * 74 * body.width) / (1.1 * radius)
-        profile = np.clip(1 - np.where(up > 0, up, 0.55 * up) ** 2 - across**2, 0, None)
-        out += (thickness * profile**0.7).astype(np.float32)
-    return out
-
-
-def _layers(anatomy, base, plans, body, study, seed) -> tuple[list[lesions.Layer], float]:
-    """Layers of all tissue findings, deepest first, and the heart's scale."""
-    patient_id, sample = study["patient_id"], study["sample_id"]
-    layers, heart_scale = [], max(1.0, body.heart)
-    planned = {plan.finding: plan for plan in plans}
-
-    def size(name: str, side: str, limits: dict) -> float:
-        share = draws.uniform(seed, sample, f"{name}/{side}/size")
-        return lesions.size_within(limits[planned[name].severity], share)
-
-    def place(name: str, side: str, question: str) -> float:
-        return draws.uniform(seed, patient_id, f"{name}/{side}/{question}")
-
-    if "cardiomegaly" in planned:
-        heart_scale = size("cardiomegaly", "", lesions.HEART_SCALE)
-        layers.append(lesions.cardiomegaly(anatomy, heart_scale))
-    collapse = {
-        side: size("pneumothorax", side, lesions.COLLAPSE) for side in _sides(planned.get("pneumothorax"))
-    }
-    for side, share in collapse.items():
-        layers.append(lesions.pneumothorax(anatomy, base, side, share))
-    for side in _sides(planned.get("consolidation")):
-        lobe = _lobe(side, planned["consolidation"].location, place("consolidation", side, "lobe"))
-        radius = size("consolidation", side, lesions.CONSOLIDATION_RADIUS_MM)
-        places = place("consolidation", side, "site"), radius, place("consolidation", side, "texture")
-        layer = lesions.consolidation(anatomy, side, lobe, *places)
-        layers.append(lesions.collapsed(layer, anatomy, collapse[side]) if side in collapse else layer)
-    for side in _sides(planned.get("pleural effusion")):
-        layers.append(lesions.effusion(anatomy, side, size("pleural effusion", side, lesions.EFFUSION_LEVEL)))
-    return layers, heart_scale
-
-
-def _evidence(
-    anatomy, geo, base, volume, layers
-) -> dict[tuple[str, str | None], tuple[float, list[float] | None]]:
-    """(finding, side) -> (visibility, box): the scene projected with and without that finding alone."""
-    if not layers:
-        return {}
-    rows, columns = projector.weights(geo, volume.shape, truth.TRUTH_SIZE)
-    placed = projector.percent(geo, projector.plane_on_film(geo, truth.TRUTH_SIZE))
-    evidence = {}
-    for layer in layers:
-        left_out = lesions.without(base, layers, layer.finding, layer.laterality, layer.box)
-        few_rows, few_columns, window = projector.crop(rows, columns, layer.box)
-        change = projector.project(volume[layer.box] - left_out, few_rows, few_columns, geo.step)
-        pixel = 100 * projector.MARGIN / truth.TRUTH_SIZE
-        evidence[layer.finding, layer.laterality] = truth.film_change(
-            placed[window].reshape(-1, 2), np.abs(change).ravel(), pixel
-        )
-    return evidence
-
-
-def _told(plans, evidence, regions) -> tuple[list[dict], list[dict]]:
-    """Findings that the film shows or plainly lacks, and planned findings that it does not show."""
-    shown, hidden = [], []
-    planned = {plan.finding: plan for plan in plans}
-    for name in RENDERABLE:
-        if name not in planned:
-            shown.append({"finding": name, "status": "absent", "laterality": None, "severity": None,
-                          "location": None, "visibility_mm": 0.0, "drawn": [], "boxes": {}})  # fmt: skip
-            continue
-        plan = planned[name]
-        sides = _sides(plan) or [None]
-        seen = {side: evidence[name, side] for side in sides if evidence[name, side][0] >= truth.VISIBLE_MM}
-        boxes = {side or "": box for side, (_, box) in seen.items() if box}
-        if name == "cardiomegaly" and boxes:
-            boxes = {"": regions["heart"]}  # an enlarged heart is the whole heart, not the part that grew
-        visibility = max((evidence[name, side][0] for side in sides), default=0.0)
-        side = plan.laterality
-        if side == "bilateral" and len(boxes) == 1:  # one side is hidden: only the other is asserted
-            side = next(iter(boxes))
-        row = {"finding": name, "status": "present", "laterality": side, "severity": plan.severity,
-               "location": _zone(name, boxes, regions), "visibility_mm": round(visibility, 2),
-               "drawn": list(plan.drawn), "boxes": boxes}  # fmt: skip
-        (shown if boxes else hidden).append(row)
-    return shown, hidden
-
-
-def _zone(name: str, boxes: dict[str, list[float]], regions: dict[str, list[float]]) -> str | None:
-    """The lung zone in which a consolidation's box has its middle; None when it has several boxes."""
-    if name != "consolidation" or len(boxes) != 1:
-        return None
-    (side, box), = boxes.items()  # fmt: skip
-    middle = 0.5 * (box[1] + box[3])
-    zones = [z for z in ("upper", "mid", "lower") if f"{side} {z} lung zone" in regions]
-    if not zones:
-        return None
-
-    def distance(zone: str) -> float:
-        _, top, _, bottom = regions[f"{side} {zone} lung zone"]
-        return max(top - middle, middle - bottom, 0)
-
-    return f"{min(zones, key=distance)} lung zone"
-
-
-def _outlines(anatomy: phantom.Phantom, heart_scale: float) -> dict[str, np.ndarray]:
-    """The phantom's outlines with the heart at its size in this scene."""
-    centre, scales = lesions.heart_growth(anatomy, heart_scale)
-    heart = (anatomy.outlines["heart"] - centre) * scales + centre
-    mediastinum = np.concatenate([anatomy.outlines["mediastinum"], heart])
-    return {**anatomy.outlines, "heart": heart, "mediastinum": mediastinum}
+def evidence(scene: Scene, lacking: dict[Key, np.ndarray], geos: list[Geometry]) -> list[dict[Key, Seen]]:
+    """(visibility, box) of every finding on each film, from what its tissue or its device changes there."""
+    size = truth.TRUTH_SIZE
+    found: list[dict[Key, Seen]] = [{} for _ in geos]
+    planes: list[tuple[projector.Weights, np.ndarray]] = []
+    for key, box, change in alone(scene, lacking):
+        planes = planes or [
+            (projector.weights(geo, scene.volume.shape, size),
+             projector.percent(geo, projector.plane_on_film(geo, size)))
+            for geo in geos
+        ]  # fmt: skip
+        for seen, (weights, placed) in zip(found, planes, strict=True):
+            mm, window = projector.project_part(change, weights, box)
+            at, pixel = placed[window].reshape(-1, 2), 100 * projector.MARGIN / size
+            seen[key] = truth.film_change(at, np.abs(mm).ravel(), pixel)
+    centres = 100 * (np.arange(size) + 0.5) / size
+    at = np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)
+    for key, parts in scene.strokes.items():
+        for seen, geo in zip(found, geos, strict=True):
+            # Dense parts count no more than clear ones, else a generator's box would leave out its leads.
+            mm = np.minimum(strokes.draw(parts, geo, size), strokes.CLEAR_MM)
+            seen[key] = truth.film_change(at, mm.ravel(), 100 / size, trim=0.0)
+    return found
 
 
 def _cardiothoracic_ratio(regions: dict[str, list[float]]) -> float | None:
@@ -285,38 +244,3 @@ def _cardiothoracic_ratio(regions: dict[str, list[float]]) -> float | None:
         return None
     heart = regions["heart"]
     return round((heart[2] - heart[0]) / (regions["left lung"][2] - regions["right lung"][0]), 3)
-
-
-def _pacer(plan: Planned, patient_id: str, seed: int) -> tuple[str, float, int]:
-    leads = 2 if draws.uniform(seed, patient_id, "pacemaker/leads") < 0.6 else 1
-    return plan.laterality, draws.uniform(seed, patient_id, "pacemaker/place"), leads
-
-
-def _pacer_evidence(anatomy, geo, arguments) -> tuple[float, list[float] | None]:
-    change = devices.pacemaker(anatomy, geo, *arguments, truth.TRUTH_SIZE)
-    centres = 100 * (np.arange(truth.TRUTH_SIZE) + 0.5) / truth.TRUTH_SIZE
-    positions = np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)
-    return truth.film_change(positions, change.ravel(), 100 / truth.TRUTH_SIZE, trim=0.0)
-
-
-def _sides(plan: Planned | None) -> list[str]:
-    if plan is None or plan.laterality is None:
-        return []
-    return ["left", "right"] if plan.laterality == "bilateral" else [plan.laterality]
-
-
-def _lobe(side: str, location: str | None, share: float) -> str:
-    """The lobe that an annotated location names, else the drawn one."""
-    words = location or ""
-    if any(word in words for word in ("upper", "apex", "apical")):
-        return phantom.LOBES[side][0]
-    if any(word in words for word in ("lower", "base", "basal")):
-        return phantom.LOBES[side][-1]
-    if any(word in words for word in ("mid", "lingula")):
-        return phantom.LOBES[side][-2]
-    return lesions.lobe_of(side, share)
-
-
-def _choose(share: float, shares: dict[str, float]) -> str:
-    """The option in whose part of [0, 1) the draw falls."""
-    return list(shares)[int(np.searchsorted(np.cumsum(list(shares.values()))[:-1], share, side="right"))]

@@ -3,7 +3,7 @@
 One scene graph (JSON) per frontal image, 242,072 of them, in `silver_dataset/scene_graph.zip` (members
 `scene_graph/<dicom_id>_SceneGraph.json`) or the folder `silver_dataset/scene_graph`. These boxes are what
 lifts stage 3 from what labels alone give to the 13.7 Q&A per case of the CXRTrek paper.
-objects     up to 36 regions (29 of the paper, 7 more), boxed by an atlas method, not by a reader; 23 of them
+objects     up to 36 regions (29 of the paper, 7 more), boxed by an atlas method, not by a reader; the 29
             are regions of ours, the others are counted as unmapped.
 attributes  per region and sentence of the report: "anatomicalfinding|yes|lung opacity", and cues of severity.
             yes: present. no: absent, if the whole is denied: both sides, or an unpaired region. Both for one
@@ -43,6 +43,7 @@ PADDED_PX = 224  # side of the padded image that x1 to y2 refer to
 # ImaGenome's region -> ours, where the names differ.
 RENAMED = {
     "cardiac silhouette": "heart",
+    "svc": "superior vena cava",
     **{f"{side} {theirs}": f"{side} {ours}" for side in ("left", "right") for theirs, ours in (
         ("hilar structures", "hilum"), ("apical zone", "lung apex"),
     )},
