@@ -173,6 +173,21 @@ def link_history(studies: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def single_films(films: pl.DataFrame, source: str, image_id: str, suffix: str) -> pl.DataFrame:
+    """Studies rows of a table without studies: each film is one, its view unknown.
+
+    films  sample_id, patient_id and the column `image_id`, one row per film; suffix  of the image files
+    """
+    return films.select(
+        "sample_id", "patient_id",
+        pl.col(image_id).alias("study_id"),
+        pl.lit(source).alias("source"),
+        pl.lit(0, dtype=pl.Int32).alias("order"),
+        pl.concat_list(pl.lit("UNKNOWN")).alias("views"),
+        pl.concat_list(pl.concat_str(image_id, pl.lit(suffix))).alias("images"),
+    )  # fmt: skip
+
+
 def complete(name: str, frame: pl.DataFrame) -> pl.DataFrame:
     """The frame in its schema, columns that the table does not know filled with null (or their default)."""
     defaults = {"image_origin": "none", "split": "external"}

@@ -61,14 +61,7 @@ def read(folder: Path | None = None, max_patients: int | None = None) -> common.
     ).unique("sample_id", maintain_order=True)  # fmt: skip
     if folder is None and max_patients is None:
         common.same_version(path, "films", films.height, STUDIES)
-    studies = films.select(
-        "sample_id", "patient_id",
-        pl.col("ImageId").alias("study_id"),
-        pl.lit("siim").alias("source"),
-        pl.lit(0, dtype=pl.Int32).alias("order"),
-        pl.concat_list(pl.lit("UNKNOWN")).alias("views"),
-        pl.concat_list(pl.concat_str("ImageId", pl.lit(".dcm"))).alias("images"),
-    )  # fmt: skip
+    studies = common.single_films(films, "siim", "ImageId", ".dcm")
     findings = films.select(
         "sample_id", "status",
         pl.lit("pneumothorax").alias("finding"),

@@ -86,14 +86,8 @@ def read(folder: Path | None = None, max_patients: int | None = None) -> common.
         label="class_name",
     ).with_columns(patient_id="sample_id")
     raw = common.first_patients(raw, max_patients)
-    studies = raw.select(
-        "sample_id", "patient_id",
-        pl.col("image_id").alias("study_id"),
-        pl.lit("vindr").alias("source"),
-        pl.lit(0, dtype=pl.Int32).alias("order"),
-        pl.concat_list(pl.lit("UNKNOWN")).alias("views"),
-        pl.concat_list(pl.concat_str("image_id", pl.lit(".dicom"))).alias("images"),
-    ).unique("sample_id", maintain_order=True)  # fmt: skip
+    films = raw.unique("sample_id", maintain_order=True)
+    studies = common.single_films(films, "vindr", "image_id", ".dicom")
     if folder is None and max_patients is None:
         common.same_version(path, "films", studies.height, STUDIES)
     votes = raw.group_by("sample_id", "label").agg(pl.col("rad_id").n_unique().alias("votes"))
