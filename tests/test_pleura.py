@@ -83,7 +83,7 @@ def test_a_worse_grade_is_more_water_or_less_in_the_film(finding, side):
 @settings(max_examples=30)
 def test_an_effusion_lies_at_the_bottom_and_has_a_meniscus(side, severity, patient):
     fluid = put("pleural effusion", side=side, severity=severity, patient=f"t/{patient}")
-    # 0.2 l show at the angle and 0.5 l at the dome (Blackmore et al. 1996); a litre and more is a large one.
+    # Litres of pleura.EFFUSION_MM; on real films the angle is blunted from 0.2 to 0.5 l on.
     low, high = {"mild": (80, 300), "moderate": (300, 1000), "severe": (900, 1600)}[severity]
     assert low < fluid.sum() * VOXEL_ML < high
     assert middle(fluid)[1] < middle(ANATOMY.lung[side])[1]

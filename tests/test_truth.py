@@ -101,6 +101,16 @@ def test_emphysema_is_overinflated_and_overinflation_may_be_emphysema():
     assert set(present) == {"hyperinflation"} and undecided == {"emphysema": "hyperinflation"}
 
 
+def test_emphysema_and_overinflation_are_boxed_with_both_lungs():
+    for name in ("emphysema", "hyperinflation"):
+        present, *_ = tell((name, None, "mild"))
+        # BOX[None] from 20 to 70, the lungs from 10 to 80 percent of the height
+        assert present["hyperinflation"]["boxes"] == present[name]["boxes"] == {"": [10.0, 10.0, 90.0, 80.0]}
+    cut = {name: box for name, box in REGIONS.items() if name != "left lung"}
+    present, *_ = tell(("emphysema", None, "mild"), regions=cut)
+    assert present["emphysema"]["boxes"] == {"": [10.0, 10.0, 85.0, 80.0]}
+
+
 def test_more_fluid_leaves_more_open():
     opened = [set(tell(("pleural effusion", "left", grade))[2]) for grade in ("mild", "moderate", "severe")]
     assert opened[0] == set() and "atelectasis" in opened[1] and "consolidation" not in opened[1]

@@ -86,6 +86,10 @@ FOCAL = ("consolidation", "lung opacity", "atelectasis", "nodule", "mass", "gran
 # takes ribs, heart and skin along, so that all of the film changes.
 ORGANS = {"cardiomegaly": "heart", "scoliosis": "spine"}
 
+# Findings whose box holds these regions and all else that changes: the rim of a lung grows, or its dome
+# sinks, but all of it is clearer.
+OF_REGIONS = dict.fromkeys(("emphysema", "hyperinflation"), ("left lung", "right lung"))
+
 # Finding -> what else of SHOWN a film with it shows, whatever else is on it: its ancestors in the vocabulary;
 # lungs with emphysema are overinflated; an effusion fills the costophrenic angle first.
 IMPLIES = {

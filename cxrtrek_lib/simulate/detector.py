@@ -17,7 +17,7 @@ _VOXEL_MM, _VOXEL_GAIN, _VOXEL_LIMIT = (1.6, 0.6), 1.4, 2.5  # (down, across), -
 _SCATTER_MM = 38.0  # standard deviation of the spread of scattered photons
 # Behind lung (about 100 mm of water) an acquisition's own share of the radiation is scattered. Behind the
 # mediastinum (about 200 mm) it is some 90 % without a grid and more than half with one (Niklason, Sorenson &
-# Nelson 1981, Med Phys 8(5)): scatter over primary grows with about the square of the thickness.
+# Nelson 1981, Medical Physics, doi 10.1118/1.595027, abstract); the power is set so that both come out.
 _LUNG_MM, _SCATTER_POWER = 100.0, 2.2
 _SLOW_MM, _SLOW_GAIN = 22.0, 0.74  # what is slower than this is compressed
 _FINE_MM, _FINE_GAIN, _FINE_LIMIT = 1.3, 0.55, 0.05  # what is finer is raised, subtle contrast most; nats
@@ -35,8 +35,8 @@ def develop(water_mm: np.ndarray, shot: Acquisition) -> np.ndarray:
     the image compressed and the fine part raised (so that ribs show over lung and mediastinum), less where
     few photons arrive, then a tone curve of fixed slope, set on the film's own lungs and chest wall. Scatter
     alone makes a bedside film flat. The exposure moves the tone and sets the noise; strengths differ a
-    little from film to film, as between machines. Idea of raising subtle contrast more than strong:
-    Vuylsteke & Schoeters 1994, Proc. SPIE 2167:551.
+    little from film to film, as between machines. Raising subtle contrast more than strong is
+    the idea of multiscale contrast amplification (Vuylsteke & Schoeters 1994).
     """
     pixel = shot.field_mm / len(water_mm)
     random = np.random.Generator(np.random.Philox(key=shot.key))

@@ -41,8 +41,8 @@ def moved(anatomy: Phantom, shifts: list[Shift]) -> Phantom:
 def displaced(volumes: list[np.ndarray], shifts: list[Shift], spacing: np.ndarray) -> list[np.ndarray]:
     """Volumes (Y, Z, X) of one shape displaced by one shift after the other; their edges go on.
 
-    Linear interpolation; volumes of integers, which are labels, take the nearest voxel. Slice by slice, all
-    volumes and shifts of a slice in a row: they then stay in the processor's cache.
+    Linear interpolation. Slice by slice, all volumes and shifts of a slice in a row: they then stay in the
+    processor's cache.
     """
     out = [np.empty_like(volume) for volume in volumes]
     all_taps = [_taps(*shift, volumes[0].shape, spacing) for shift in shifts]
@@ -53,9 +53,6 @@ def displaced(volumes: list[np.ndarray], shifts: list[Shift], spacing: np.ndarra
                 continue
             for box, below, share, stride in taps_here:
                 flat = new[y].ravel()
-                if volume.dtype.kind != "f":
-                    new[y][box] = flat.take(np.where(share > 0.5, below + stride, below))
-                    continue
                 low = flat.take(below, mode="clip")  # never outside; "clip" spares NumPy the check
                 high = flat.take(below + stride, mode="clip")
                 high -= low

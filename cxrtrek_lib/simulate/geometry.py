@@ -1,6 +1,6 @@
 """Where a patient's voxels fall on a film's plane, frontal or lateral, slab by slab along the depth."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,7 +21,8 @@ _CHASSIS_MM = 15.0  # from the skin to the detector's sensitive layer
 _MERGE = {"frontal": 2, "lateral": 4}
 
 
-class Geometry(NamedTuple):
+@dataclass(frozen=True, eq=False)  # each is itself alone: projector keeps what it works out for one
+class Geometry:
     """Where voxels of one patient fall on one film's plane; lengths in mm. D slabs along the depth.
 
     lateral   bool

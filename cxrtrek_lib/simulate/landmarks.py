@@ -3,6 +3,8 @@
 Everything here is in millimetres (y, z, x) of the phantom, from its masks at the phantom's own resolution.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 from scipy import ndimage
 
@@ -63,16 +65,18 @@ def points(masks: dict[str, np.ndarray], spacing: np.ndarray) -> dict[str, np.nd
     return {name: point.astype(np.float32) for name, point in landmarks.items()}
 
 
-def posterior_ribs(ribs: dict[str, np.ndarray], shown: np.ndarray, spacing: np.ndarray) -> dict:
+def posterior_ribs(
+    ribs: Iterable[tuple[str, np.ndarray]], shown: np.ndarray, spacing: np.ndarray
+) -> dict[str, np.ndarray]:
     """{rib: float32 (3,) mm}: each rib's posterior arc above the middle of the dome, where readers count.
 
-    ribs  float32 (Y, Z, X) by name; shown bool (Z, X): the side's visible lung. A rib that does not reach the
+    ribs  (name, float32 (Y, Z, X)); shown bool (Z, X): the side's visible lung. A rib that does not reach the
     middle (the first, the last) gives its nearest part.
     """
     columns = np.nonzero(shown)[1]
     middle = 0.5 * (columns.min() + columns.max())
     points = {}
-    for name, mask in ribs.items():
+    for name, mask in ribs:
         voxels = np.argwhere(mask > 0.5)
         away = np.abs(voxels[:, 2] - middle) * spacing[2]
         near = voxels[away < away.min() + 6]

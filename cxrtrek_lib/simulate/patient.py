@@ -5,7 +5,7 @@ about as much as those of adults do; they are not fitted to a population.
 
 All of it bends and weighs ONE source anatomy. What that cannot give: other branchings of vessels and
 bronchi, other shapes and numbers of ribs, other forms of the heart or of the aorta than stretched ones,
-other fissures, clavicles and scapulae of hanging arms, age (calcium, worn vertebrae), old scars. A model that
+other fissures and clavicles, scapulae of hanging arms, age (calcium, worn vertebrae), old scars. A model that
 recognises this one anatomy is not thereby good at another's: it flatters the figures of simulated films.
 """
 

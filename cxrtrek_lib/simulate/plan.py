@@ -14,9 +14,8 @@ from cxrtrek_lib.simulate.catalogue import (
     place_of,
     side_of_place,
 )
-from cxrtrek_lib.tables import SEVERITIES
+from cxrtrek_lib.tables import SEVERITIES, STATUSES
 
-STATUSES = ("present", "uncertain", "absent")
 _COLUMNS = ("status", "laterality", "severity", "location")
 
 

@@ -25,8 +25,8 @@ from cxrtrek_lib.simulate.plan import Lesion
 
 # (low, high) of the drawn size.
 # Effusion: level of the fluid in mm above one of _heights. A mild one blunts the costophrenic angle, a
-# moderate one hides the dome, a severe one reaches the mid lung: in this chest 0.1-0.2, 0.4-0.8 and 1.2 l,
-# much as on real films (Blackmore et al. 1996, Acad Radiol 3:103: 0.2 l at the angle, 0.5 l at the dome).
+# moderate one hides the dome, a severe one reaches the mid lung: in this chest 0.1-0.2, 0.4-0.8 and 1.2 l. On
+# real erect films the angle is blunted from some 0.2 to 0.5 l on. Ranges ours.
 EFFUSION_MM = {"mild": ("angle", -4, 6), "moderate": ("dome", 4, 16), "severe": ("mid lung", -12, 12)}
 BLUNTED_MM = (-18, -8)  # below the angle, and in its lateral part alone
 # Fluid is drawn up along the chest wall by the lung's recoil: so far above its level at the wall, mm, and

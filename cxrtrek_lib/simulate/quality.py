@@ -4,7 +4,7 @@ import numpy as np
 
 from cxrtrek_lib.simulate import projector
 from cxrtrek_lib.simulate.acquisition import Acquisition
-from cxrtrek_lib.simulate.geometry import Geometry, onto_plane
+from cxrtrek_lib.simulate.geometry import Geometry
 from cxrtrek_lib.simulate.phantom import Phantom
 
 CLIPPED = 0.25  # a region is cut off when more than this share of its box lies beyond the film
@@ -22,7 +22,7 @@ def facts(anatomy: Phantom, shot: Acquisition, geo: Geometry) -> dict:
         "dome": outlines["right hemidiaphragm"],
         "ribs": np.stack(ribs),
     }
-    placed = _on_film(geo, parts)
+    placed = projector.place(geo, parts)
     dome, ribs = placed.pop("dome"), placed.pop("ribs")
     return {
         "view": shot.view,
@@ -31,22 +31,14 @@ def facts(anatomy: Phantom, shot: Acquisition, geo: Geometry) -> dict:
         "tilt_deg": shot.tilt,
         "roll_deg": shot.roll,
         "inspiration": shot.inspiration,
-        # Posterior ribs above the top of the right dome, as readers count them: nine or ten are taken for a
-        # full breath, fewer than eight for a poor one (Goodman, Felson's Principles of Chest Roentgenology).
+        # Posterior ribs above the top of the right dome, as readers count them to judge the breath: nine or
+        # ten are usual for a full one.
         "ribs_above_dome": None if geo.lateral else int((ribs[:, 1] < dome[:, 1].min()).sum()),
         "clipped": [name for name, points in placed.items() if _share_on_film(points) < 1 - CLIPPED],
         "motion_mm": shot.motion_mm,
         "source_mm": shot.source_mm,
         "scatter": shot.scatter,
     }
-
-
-def _on_film(geo: Geometry, parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """{name: (N, 2) (x, y) percent} of phantom positions {name: (N, 3) mm}."""
-    points = np.concatenate(list(parts.values()))
-    placed = projector.percent(geo, projector.onto_film(geo, onto_plane(geo, points)))
-    ends = np.cumsum([len(part) for part in parts.values()])[:-1]
-    return dict(zip(parts, np.split(placed, ends), strict=True))
 
 
 def _share_on_film(points: np.ndarray) -> float:

@@ -24,11 +24,12 @@ FAILED = "failed.txt"  # beside the films: what is missing and why, one film a l
 
 @cache
 def code_version() -> str:
-    """Hash of the source that makes a film: one is reused only while the code that made it is the same."""
+    """Hash of the source and the CT behind a film: one is reused only while what made it is the same."""
     digest = hashlib.sha256()
     room = [each for each in Path(__file__).parent.glob("*.py") if each.name not in _OTHERS]
     for module in [*sorted(room), Path(draws.__file__), Path(findings.__file__)]:
         digest.update(module.read_bytes())
+    digest.update(phantom.key().encode())
     return digest.hexdigest()[:16]
 
 

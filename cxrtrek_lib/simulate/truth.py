@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cxrtrek_lib.simulate import catalogue, projector
-from cxrtrek_lib.simulate.geometry import Geometry, onto_plane
+from cxrtrek_lib.simulate.geometry import Geometry
 from cxrtrek_lib.simulate.plan import Planned
 from cxrtrek_lib.tables import SEVERITIES
 
@@ -27,11 +27,8 @@ def region_boxes(geo: Geometry, outlines: dict[str, np.ndarray]) -> dict[str, li
     outlines  {region: (N, 3) mm in the phantom}. A box is the extent of the projected points, so it is exact
     for the mask whose rim they are; it is cut at the film's edge.
     """
-    everything = np.concatenate(list(outlines.values()))
-    placed = projector.percent(geo, projector.onto_film(geo, onto_plane(geo, everything)))
-    ends = np.cumsum([len(points) for points in outlines.values()])[:-1]
     boxes = {}
-    for region, on_film in zip(outlines, np.split(placed, ends), strict=True):
+    for region, on_film in projector.place(geo, outlines).items():
         whole = [*on_film.min(axis=0), *on_film.max(axis=0)]
         cut = [min(100.0, max(0.0, float(value))) for value in whole]
         area = (whole[2] - whole[0]) * (whole[3] - whole[1])
@@ -145,6 +142,8 @@ def _row(this: Planned, seen: dict[Key, Seen], regions: dict[str, list[float]]) 
     boxes = {side or "": box for side, (mm, box) in measured.items() if box and mm >= VISIBLE_MM}
     if boxes and name in catalogue.ORGANS and catalogue.ORGANS[name] in regions:
         boxes = {"": regions[catalogue.ORGANS[name]]}
+    held = [regions[each] for each in catalogue.OF_REGIONS.get(name, ()) if each in regions]
+    boxes = {side: merged([box, *held]) for side, box in boxes.items()}
     # Of two sides one may be hidden: only the other is asserted.
     side = next(iter(boxes)) if this.laterality == "bilateral" and len(boxes) == 1 else this.laterality
     return {

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from cxrtrek_lib import draws
-from cxrtrek_lib.findings import BODY_REGIONS, DIAGNOSES
+from cxrtrek_lib.findings import DIAGNOSES, REGION_OF
 from cxrtrek_lib.stages import wording
 from cxrtrek_lib.stages.choices import IMPLIES, choices, touched
 from cxrtrek_lib.stages.free_zones import free_zones
@@ -271,9 +271,9 @@ def _list(template: Template, some: pl.DataFrame, none: pl.DataFrame, rank: int)
 
 def _by_region(template: Template, present: pl.DataFrame) -> pl.DataFrame:
     """The list region by region, as a reader searches, of studies with findings in two regions or more."""
-    words = {region: template.answers[region] for region in BODY_REGIONS if region in template.answers}
-    region = {name: words[region] for region in words for name in BODY_REGIONS[region]}
-    rows = present.with_columns(region=pl.col("name").replace_strict(region, default=None))
+    # A region without a word in the template (devices) is left out.
+    words = {name: template.answers.get(region) for name, region in REGION_OF.items()}
+    rows = present.with_columns(region=pl.col("name").replace_strict(words, default=None))
     rows = rows.drop_nulls("region").filter(pl.col("region").n_unique().over("i") > 1)
     lists = rows.group_by("i", "region", maintain_order=True).agg(
         pl.first("key"),

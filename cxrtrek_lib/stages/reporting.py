@@ -9,7 +9,7 @@ by one.
 import polars as pl
 
 from cxrtrek_lib import draws
-from cxrtrek_lib.findings import BODY_REGIONS, CORE, DIAGNOSES
+from cxrtrek_lib.findings import BODY_REGIONS, CORE, DIAGNOSES, REGION_OF
 from cxrtrek_lib.stages import wording
 from cxrtrek_lib.stages.identification import normal_studies
 from cxrtrek_lib.stages.question_rows import Evidence, Templates, question_rows, with_bits
@@ -139,10 +139,9 @@ def _impression(template: Template, rows: pl.DataFrame, normal: pl.DataFrame) ->
 def _by_region(template: Template, rows: pl.DataFrame) -> pl.DataFrame:
     """(i, findings) where that says more than the impression: everything known, region by region."""
     more = (~pl.col("stated") | pl.col("place").is_not_null()).any().over("i")
-    region = {name: region for region, names in BODY_REGIONS.items() for name in names}
     place = pl.when(pl.col("place").is_not_null()).then(pl.concat_str(pl.lit("("), "place", pl.lit(")")))
     rows = rows.filter(more).with_columns(
-        region=pl.col("name").replace_strict(region, return_dtype=pl.Enum(list(BODY_REGIONS))),
+        region=pl.col("name").replace_strict(REGION_OF, return_dtype=pl.Enum(list(BODY_REGIONS))),
         phrase=pl.concat_str("severity", "side", "text", place, separator=" ", ignore_nulls=True),
     )
     parts = _joined(rows, ["i", "region"]).sort("i", "region", "rank")
