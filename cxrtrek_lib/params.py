@@ -133,8 +133,12 @@ class Model(Group):
     """Which checkpoint is tuned, and the size of the one assembled here."""
 
     checkpoint: Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)] = Field(
-        description="small, smollm2 (both assembled here), or a Hugging Face id or local folder (LLaVA type)"
+        description="small, smollm2 (both assembled here), or a Hugging Face id or local folder"
     )
+    trust_remote_code: bool = Field(
+        description="true runs Python code that comes with a checkpoint: only for one whose authors you trust"
+    )
+    tune_encoder: bool = Field(description="true tunes the image encoder too; false keeps it frozen")
     encoder_epochs: int = Field(
         ge=1, le=1000, description="passes over the training films when the image encoder is pretrained"
     )
@@ -142,7 +146,10 @@ class Model(Group):
     hidden_size: int = Field(ge=16, le=8192, description="width of the small decoder")
     layers: int = Field(ge=1, le=128, description="layers of the small decoder")
     heads: int = Field(ge=1, le=128, description="attention heads of the small decoder")
-    lora_rank: int = Field(ge=1, le=1024, description="rank of the adapters of every other checkpoint")
+    lora_rank: int | None = Field(
+        ge=1, le=1024,
+        description="rank of the adapters of every checkpoint but small; null = no adapters, all is tuned",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _heads_divide_width(self):
@@ -157,15 +164,42 @@ class Train(Group):
     """How projector and language model are fine-tuned."""
 
     epochs: int = Field(ge=1, le=1000, description="passes over the training cases")
-    batch_cases: int = Field(ge=1, le=4096, description="cases per optimiser step")
+    patience: int | None = Field(
+        ge=1, le=1000,
+        description="epochs without a new lowest validation loss after which training stops; null = never",
+    )  # fmt: skip
+    batch_cases: int = Field(ge=1, le=4096, description="cases per optimiser step, over all processes")
+    accumulation: int = Field(
+        ge=1, le=4096,
+        description="forwards into which a process splits its cases of a step: less memory, same result",
+    )  # fmt: skip
+    gradient_checkpointing: bool = Field(
+        description="true computes activations twice instead of keeping them: less memory, slower"
+    )
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        description="auto = bf16 or fp16, whichever the GPU has, and fp32 on a CPU"
+    )
+    loss_per: Literal["answer", "token"] = Field(description="what weighs the same in the loss")
     questions_per_case: int | None = Field(
-        ge=1, le=1000, description="questions of a case in one pass, drawn anew each time; null = all"
+        ge=1,
+        le=1000,
+        description="questions of a case asked alone in one pass, drawn anew; null = all",
     )
     learning_rate: float = Field(gt=0, le=1, description="peak of AdamW's schedule")
+    muon_rate: float | None = Field(
+        gt=0, le=1,
+        description="peak of Muon's schedule, for the language model's matrices; null = AdamW for these too",
+    )  # fmt: skip
     warmup_steps: int = Field(ge=0, le=1_000_000, description="optimiser steps of linear warm-up")
     alone_share: float = Field(ge=0, le=1, description="share of batches that ask each question alone")
     shuffled_share: float = Field(ge=0, le=1, description="share of batches in shuffled stage order")
     checkpoint_minutes: float = Field(gt=0, le=1440, description="minutes between two resumable checkpoints")
+    processes: int = Field(
+        ge=1, le=65_536, description="processes that share the cases of a step, over all nodes"
+    )
+    accelerate_config: str | None = Field(
+        description="accelerate's configuration file, such as profiles/accelerate/fsdp.yaml; null = plain DDP"
+    )
 
     @model_validator(mode="after")
     def _shares_fit(self):
@@ -189,6 +223,14 @@ class Evaluate(Group):
     n_boot: int = Field(ge=50, le=100_000, description="bootstrap resamples of patients")
 
 
+class Ablations(Group):
+    """How large the compared trainings of the ablation step are; everything else is that of `train`."""
+
+    train_cases: int = Field(ge=4, le=1_000_000, description="training cases of every arm, drawn by hash")
+    epochs: int = Field(ge=1, le=1000, description="passes over them")
+    test_cases: int = Field(ge=4, le=1_000_000, description="test cases answered by every arm, drawn by hash")
+
+
 class Params(Group):
     """The whole of params.yaml; each field is one group that a notebook's parameters cell can ask for."""
 
@@ -199,6 +241,7 @@ class Params(Group):
     train: Train
     predict: Predict
     evaluate: Evaluate
+    ablations: Ablations
 
     @model_validator(mode="after")
     def _external_cohorts_match(self):

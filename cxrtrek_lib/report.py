@@ -16,6 +16,7 @@ import polars as pl
 
 from cxrtrek_lib import files, paths
 from cxrtrek_lib.conversations import STAGES
+from cxrtrek_lib.grounding_scores import MEASURES
 from cxrtrek_lib.score_figures import SYSTEMS
 from cxrtrek_lib.viewer import data_uri, environment
 
@@ -76,6 +77,35 @@ QUESTIONS = {
 }
 
 
+# The same for ablations.json: an arm of the ablations, and its context at test, less the reference.
+ABLATIONS = {
+    "no_context, none": (
+        "Does training with context help?",
+        "No: trained and asked without context, a model of equal budget scores higher than with it",
+        "Not shown: trained and asked without context, a model of equal budget does not score differently",
+        "Yes: trained and asked without context, a model of equal budget scores lower than with it",
+    ),
+    "context, none": (
+        "Does a model trained with context need it?",
+        "No, it hurts: asked without context it scores higher",
+        "Not shown: asked without context it does not score differently",
+        "Yes: asked without context it scores lower",
+    ),
+    "shuffled, predicted": (
+        "Does the order of the stages matter in training?",
+        "Yes, but not as the paper has it: trained in shuffled order it scores higher",
+        "Not shown: trained in shuffled order it does not score differently",
+        "Yes: trained in shuffled order it scores lower",
+    ),
+    "tuned_encoder, predicted": (
+        "Does tuning the image encoder help?",
+        "Yes: with the encoder tuned it scores higher than with it frozen",
+        "Not shown: with the encoder tuned it does not score differently",
+        "No: with the encoder tuned it scores lower than with it frozen",
+    ),
+}
+
+
 def findings_in_words(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     """Each tested difference as {"question", "answer", "yes", "tone", "numbers"}.
 
@@ -83,21 +113,33 @@ def findings_in_words(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
 
     evaluation  the content of evaluation.json
     """
+    said = _in_words(QUESTIONS, evaluation["differences"])
+    for item in said:
+        neutral = item["question"] == QUESTIONS["gold - predicted"][0]
+        item["tone"] = "neutral" if neutral else "yes" if item["yes"] else "no"
+    return said
+
+
+def ablations_in_words(ablations: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the ablations (the content of ablations.json) answer, as findings_in_words; all neutral."""
+    return [item | {"tone": "neutral"} for item in _in_words(ABLATIONS, ablations["differences"])]
+
+
+def _in_words(questions: dict[str, tuple], differences: dict[str, Any]) -> list[dict[str, Any]]:
     said = []
-    for name, (question, if_yes, if_open, if_lower) in QUESTIONS.items():
-        test = evaluation["differences"].get(name)
+    for name, (question, if_higher, if_open, if_lower) in questions.items():
+        test = differences.get(name)
         if test is None:
             continue
-        yes = test["low"] is not None and test["low"] > 0
+        higher = test["low"] is not None and test["low"] > 0
+        lower = test["high"] is not None and test["high"] < 0
         numbers = (
             f"difference {test['difference']:+.3f}, 95 % interval {test['low']:+.3f} to {test['high']:+.3f}, "
             f"Holm-corrected p {'<' if test['p_holm'] < 0.001 else '='} {max(test['p_holm'], 0.001):.3f}, "
             f"n = {test['n']:,} answers"
         )
-        tone = "neutral" if name == "gold - predicted" else "yes" if yes else "no"
-        lower = test["high"] is not None and test["high"] < 0
-        answer = if_yes if yes else if_lower if lower else if_open
-        said.append({"question": question, "answer": answer, "yes": yes, "tone": tone, "numbers": numbers})
+        answer = if_higher if higher else if_lower if lower else if_open
+        said.append({"question": question, "answer": answer, "yes": higher, "numbers": numbers})
     return said
 
 
@@ -141,6 +183,16 @@ def system_rows(evaluation: dict[str, Any]) -> list[list[str]]:
         for name, (label, _, _) in SYSTEMS.items()
         if name in evaluation["overall"]
     ]
+
+
+def grounding_rows(evaluation: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The table of what only the film tells: (header, rows); one row per measure, one column per system."""
+    names = [name for name in SYSTEMS if name in evaluation["overall"]]
+    rows = []
+    for name, measure in MEASURES.items():
+        found = [evaluation["grounding"][name]["scores"][system] for system in names]
+        rows.append([f"{measure.label} ({measure.metric})", f"{found[0]['n']:,}", *map(_score, found)])
+    return ["question", "n", *(SYSTEMS[name][0] for name in names)], rows
 
 
 def stage_rows(evaluation: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -194,21 +246,23 @@ def build(
     dataset: dict[str, Any],
     finetune: dict[str, Any],
     evaluation: dict[str, Any],
+    ablations: dict[str, Any],
     transfer: pl.DataFrame,
     viewer: str,
     origin: str,
 ) -> int:
     """Write the page and return its size in bytes.
 
-    path                           usually reports/index.html
-    dataset, finetune, evaluation  contents of the metrics files
-    transfer                       rows of transfer.json (see score_figures.transfer_forest)
-    viewer                         fragment of viewer.case_viewer
-    origin                         "simulated" or "real": where the films of the training cohort come from
+    path      usually reports/index.html
+    dataset, finetune, evaluation, ablations  contents of the metrics files
+    transfer  rows of transfer.json (see score_figures.transfer_forest)
+    viewer    fragment of viewer.case_viewer
+    origin    "simulated" or "real": where the films of the training cohort come from
     Raises FileNotFoundError when a figure is missing and ValueError when the page exceeds 15 MB or cannot
     be written; an older page is then left whole.
     """
     header, stages = stage_rows(evaluation)
+    grounding_header, grounding = grounding_rows(evaluation)
     text = environment().get_template("report.html.j2").render(
         dataset=dataset,
         finetune=finetune,
@@ -217,6 +271,9 @@ def build(
         systems=system_rows(evaluation),
         stage_header=header,
         stages=stages,
+        grounding_header=grounding_header,
+        grounding=grounding,
+        ablations=ablations_in_words(ablations),
         transfer=transfer.to_dicts(),
         viewer=viewer,
         origin=origin,

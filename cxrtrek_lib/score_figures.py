@@ -1,4 +1,4 @@
-"""Figures of scores: stage radars, systems side by side, stage x format, external datasets.
+"""Figures of scores: stage radars, systems side by side, stage x format, ablations, external datasets.
 
 As in figures.py, every function returns (figure, data, caption).
 """
@@ -36,6 +36,16 @@ SYSTEMS = {
     "blank_image": ("blank image", RED, "D"),
     "majority": ("majority answer", GREY, "X"),
 }
+
+# Arm of the ablations -> how it was trained.
+ARMS = {
+    "context": "in stage order,\nwith history",
+    "no_context": "each question\nalone",
+    "shuffled": "shuffled order,\nwith history",
+    "tuned_encoder": "in stage order,\nencoder tuned",
+}
+# Context at test -> (label, colour, marker face).
+TEST_CONTEXTS = {"predicted": ("own answers as context", BLUE, BLUE), "none": ("no context", GREEN, "white")}
 
 
 def _stage_table(systems: dict[str, pl.DataFrame]) -> pl.DataFrame:
@@ -204,6 +214,65 @@ def stage_format_heatmap(table: pl.DataFrame, *, system: str, origin: str) -> Dr
         "choice: exact set; detection: F1 at IoU 0.5. Intervals are in the table of stage scores."
     )
     return figure, cells, caption
+
+
+@styled
+def ablation_forest(found: dict[str, Any], *, origin: str) -> Drawing:
+    """The arms of the ablations: three scores with 95 % intervals, and how far each is from the reference.
+
+    found  the content of ablations.json; `majority` in its arms is drawn as a line
+    """
+    panels = (
+        ("overall", "Overall score", "mean of stage scores"),
+        ("yes_no_balanced_accuracy", "Yes/no questions", "balanced accuracy"),
+        ("detection_mean_iou", "Boxes", "mean IoU"),
+    )
+    names = [name for name in ARMS if name in found["arms"]]
+    figure, axes = plt.subplots(1, 3, figsize=(PAGE, 0.95 + 0.52 * len(names)), sharey=True)
+    rows = []
+    for k, (ax, (key, title, unit)) in enumerate(zip(axes, panels, strict=True)):
+        for row, name in enumerate(names):
+            for shift, context in zip((-0.17, 0.17), TEST_CONTEXTS, strict=True):
+                score = found["arms"][name][context][key]
+                rows.append({"panel": key, "arm": name, "context": context} | score)
+                _, colour, face = TEST_CONTEXTS[context]
+                if score["n"]:
+                    ax.plot([score["low"], score["high"]], [row + shift] * 2, color=colour, lw=1.6)
+                    ax.plot(score["score"], row + shift, "o", color=colour, mfc=face, ms=5)
+        baseline = found["arms"]["majority"]["none"][key]
+        rows.append({"panel": key, "arm": "majority", "context": "none"} | baseline)
+        if baseline["n"]:
+            ax.axvline(baseline["score"], color=GREY, lw=0.9, ls=(0, (4, 2)))
+        ax.set_yticks(range(len(names)), [ARMS[name] for name in names])
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.grid(axis="x")
+        ax.set_xlabel(unit)
+        letter(ax, "abc"[k], title)
+    tests = found["differences"]
+    beside = {"transform": axes[-1].get_yaxis_transform(), "va": "center", "fontsize": 6}
+    axes[-1].text(1.06, -0.62, "overall score less the reference's", **beside)
+    for row, name in enumerate(names):
+        for shift, context in zip((-0.17, 0.17), TEST_CONTEXTS, strict=True):
+            test = tests.get(f"{name}, {context}")
+            said = "reference"
+            if test is not None:
+                interval = f"{test['low']:+.3f} to {test['high']:+.3f}"
+                said = f"{test['difference']:+.3f} ({interval}), p {test['p_holm']:.3f}"
+            axes[-1].text(1.06, row + shift, said, color=TEST_CONTEXTS[context][1], **beside)
+    handles = [
+        plt.Line2D([], [], color=colour, mfc=face, marker="o", ms=5, lw=1.6, label=label)
+        for label, colour, face in TEST_CONTEXTS.values()
+    ]
+    handles.append(plt.Line2D([], [], color=GREY, lw=0.9, ls=(0, (4, 2)), label="majority answer"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    n = found["arms"][names[0]]["predicted"]["overall"]["n"]
+    caption = (
+        f"Trainings of equal budget that differ in one thing, on the same {n:,} questions of test cases "
+        f"({origin} films): scores with 95 % patient-cluster bootstrap intervals. Right: difference of the "
+        "overall score to the first row, with its interval and the p of the paired patient-level "
+        "randomisation test after Holm's correction. One run of each."
+    )
+    return figure, pl.DataFrame(rows, infer_schema_length=None), caption
 
 
 @styled

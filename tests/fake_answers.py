@@ -80,12 +80,12 @@ def fake_cohort(n_cases: int = 30, seed: int = 0) -> tuple[pl.DataFrame, pl.Data
             side = SIDES[int(random.integers(3))]
             options = {"option_list": SIDES, "answer_list": [side]}
             question, about = f"On which side is the {name}?", {"target": f"location_[{name}]"}
-            ask(3, "single-choice", question, side, **options, **about, fact=f"{name}|laterality")
+            ask(3, "single-choice", question, side, **options, **about, fact=f"{name}|side")
             x, y = random.random(2) * 50
             box = [float(v) for v in np.round([x, y, x + 30, y + 35], 2)]
             where = {"bbox_list": [box], "image_id": 1, "num_of_images": 1, "target": name}
             answer = format_boxes(name, [box])
-            ask(3, "detection", f"Where is the {name}?", answer, **where, fact=f"{name}|box")
+            ask(3, "detection", f"Where is the {name}?", answer, **where, fact=f"{name}|box 1")
         if study["prior_study_id"]:
             ask(5, "captioning", "What has changed?", "The effusion has grown." if present else "No change.")
         parts = [f"{'There is' if name in present else 'No'} {name}." for name in FINDINGS]

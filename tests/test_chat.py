@@ -8,12 +8,15 @@ from hypothesis import strategies as st
 from cxrtrek_lib import chat
 from tests import tiny
 
+CASE = tiny.cases()[0]
+N_TOKENS = 49 + 2 + 1 + 1  # of a film: grid, two findings, one region, the whole
+
 
 def test_conversation_reads_back_as_the_template_writes_it():
-    _, processor, renderer, _ = tiny.checkpoint()
+    _, processor, renderer, films = tiny.checkpoint()
     turns = tiny.TURNS[:2]
-    tokens = renderer.conversation(turns)
-    image = "<image>" * renderer.tokens_per_image
+    tokens = renderer.conversation(CASE, turns, films)
+    image = "<image>" * N_TOKENS
     assert processor.tokenizer.decode(tokens.ids) == (
         f"<|user|>{image}{turns[0].question}<|assistant|>A. PA<|end|>"
         f"<|user|>{turns[1].question}<|assistant|>Yes.<|end|>"
@@ -22,8 +25,11 @@ def test_conversation_reads_back_as_the_template_writes_it():
 
 
 def test_answer_spans_hold_the_answer_and_its_end_and_nothing_else():
-    _, processor, renderer, _ = tiny.checkpoint()
-    for tokens in (renderer.conversation(tiny.TURNS), renderer.alone(tiny.TURNS)[0]):
+    _, processor, renderer, films = tiny.checkpoint()
+    for tokens in (
+        renderer.conversation(CASE, tiny.TURNS, films),
+        renderer.alone(CASE, tiny.TURNS, films)[0],
+    ):
         read = [processor.tokenizer.decode(tokens.ids[start:end]) for start, end in tokens.answers]
         assert read == [f"{turn.answer}<|end|>" for turn in tiny.TURNS]
 
@@ -71,9 +77,9 @@ def test_alone_mask_against_a_hand_drawn_case():
 
 
 def test_alone_puts_each_turn_right_behind_its_films():
-    _, _, renderer, _ = tiny.checkpoint()
-    _, group, positions = renderer.alone(tiny.TURNS)
-    one, two = renderer.tokens_per_image + 1, 2 * renderer.tokens_per_image + 1
+    _, _, renderer, films = tiny.checkpoint()
+    _, group, positions = renderer.alone(CASE, tiny.TURNS, films)
+    one, two = N_TOKENS + 1, 2 * N_TOKENS + 1
     starts = [positions[group.index(k)] for k in range(1, len(tiny.TURNS) + 1)]
     assert starts == [one, one, one, two, two]
 
@@ -84,4 +90,40 @@ def test_a_processor_without_image_token_is_refused():
         image_token = None
 
     with pytest.raises(ValueError, match="no image token"):
-        chat.Renderer(TextOnly(), 4)
+        chat.Renderer(TextOnly())
+
+
+def cut(window: int):
+    """The tokens of the first case when the model's window is `window`."""
+    _, processor, _, films = tiny.checkpoint()
+    return chat.Renderer(processor, window=window).conversation(CASE, tiny.TURNS, films)
+
+
+def test_a_case_longer_than_the_window_loses_whole_early_turns_and_no_film():
+    _, processor, renderer, films = tiny.checkpoint()
+    whole = renderer.conversation(CASE, tiny.TURNS, films)
+    assert cut(len(whole.ids)).turns == tiny.TURNS
+    shorter = cut(len(whole.ids) - 1)
+    assert shorter.turns == tiny.TURNS[1:]
+    assert shorter == renderer.conversation(CASE, tiny.TURNS[1:], films)
+    last = cut(2 * N_TOKENS + 60)
+    assert last.ids.count(processor.image_token_id) == 2 * N_TOKENS, "both films are still shown"
+    text = processor.tokenizer.decode(last.ids)
+    assert text.startswith("<|user|><image>") and text.endswith(f"{tiny.TURNS[-1].answer}<|end|>")
+
+
+def test_a_turn_longer_than_the_window_is_named_in_one_line():
+    with pytest.raises(ValueError, match="case a, turn 4: .* window is 60") as error:
+        cut(60)
+    assert "\n" not in str(error.value)
+
+
+def test_a_template_that_hides_films_is_refused():
+    _, processor, renderer, films = tiny.checkpoint()
+    template = processor.chat_template
+    try:
+        processor.chat_template = template.replace("<image>", "")
+        with pytest.raises(ValueError, match="writes 0 image tokens for 1 films"):
+            renderer.pieces(tiny.TURNS[:1], list(films.values()))
+    finally:
+        processor.chat_template = template

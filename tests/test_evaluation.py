@@ -13,6 +13,7 @@ from cxrtrek_lib.evaluation import (
     evaluation_json,
     finetune_json,
     side_by_side,
+    stage_differences,
     stage_scores,
     sums,
     write_metrics,
@@ -71,6 +72,24 @@ def test_interval_equals_a_brute_force_bootstrap():
     assert (stage["low"], stage["high"]) == pytest.approx(
         tuple(np.percentile([d[1][2] for d in drawn], [2.5, 97.5]))
     )
+
+
+def test_differences_by_stage_are_those_of_the_stage_scores():
+    systems = {"predicted": ROWS, "none": fake_scores(QUESTIONS, 0.2, seed=3), "gold": ROWS}
+    found = stage_differences(systems, n_boot=200, seed=0)
+    tables = {name: stage_scores(rows, n_boot=50, seed=0) for name, rows in systems.items()}
+    score = {
+        (name, row["stage"]): row["score"]
+        for name, table in tables.items()
+        for row in table.filter(level="stage").iter_rows(named=True)
+    }
+    assert found.select("first", "second").unique().height == 2  # majority and blank image are not there
+    for row in found.iter_rows(named=True):
+        gap = score[row["first"], row["stage"]] - score[row["second"], row["stage"]]
+        assert row["difference"] == pytest.approx(gap) and row["low"] <= row["difference"] <= row["high"]
+        assert row["n"] == ROWS.filter(stage=row["stage"]).height
+    assert set(found.filter(first="gold")["p"]) == {1.0}, "the same answers twice"
+    assert found.filter(first="predicted", stage=2)["p_holm"].item() == pytest.approx(10 / 201)
 
 
 def test_tables_side_by_side():
@@ -155,15 +174,20 @@ def test_finetune_json():
         "encoder": [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.5}],
         "decoder": [
             {"step": 10, "train_loss": 3.0},
-            {"step": 10, "validation_loss": 2.0},
+            {"step": 10, "validation_loss": 2.0, "stage_1": 0.5, "choice": 0.75},
             {"step": 20, "train_loss": 1.0},
             {"step": 20, "validation_loss": 2.5},
         ],
-        "parameters": {"total": 5},
+        "parameters": {"total": 5, "trainable": 2},
         "cases": {"train": 8},
     }
+    measured = {
+        "processes": 1, "precision": "fp32", "tokens_per_second": 900.0, "peak_memory_gb": 1.5,
+        "dropped_turns": 0, "seconds": 60.0,
+    }  # fmt: skip
+    history |= measured
     assert finetune_json(history) == {
-        "parameters": {"total": 5},
+        "parameters": {"total": 5, "trainable": 2, "trainable_percent": 40.0},
         "cases": {"train": 8},
         "encoder_epochs": 2,
         "encoder_loss": 1.5,
@@ -171,5 +195,7 @@ def test_finetune_json():
         "train_loss": 1.0,
         "validation_loss": 2.5,
         "best_validation_loss": 2.0,
+        "best_validation": {"stage_1": 0.5, "choice": 0.75},
         "best_step": 10,
+        **measured,
     }

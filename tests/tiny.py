@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 
-from cxrtrek_lib.chat import Case, Renderer, Turn
+from cxrtrek_lib import model as models
+from cxrtrek_lib.assembled import assemble_small
+from cxrtrek_lib.chat import Case, Film, Turn
 from cxrtrek_lib.encoder import CxrEncoder, CxrEncoderConfig
-from cxrtrek_lib.model import assemble_small
 
 BOX = "<|ref|> pleural effusion <|/ref|> <|box|>(12.00, 40.00), (45.00, 88.00)<|/box|>"
 TURNS = (
@@ -44,9 +45,12 @@ def checkpoint(seed: int = 0, hidden_size: int = 32, std: float = 0.3):
             if parameter.ndim > 1:
                 parameter.normal_(std=std)
     generator = torch.Generator().manual_seed(seed)
+    text = processor.image_token * config.n_tokens
     tokens = {
-        path: torch.randn(config.n_tokens, config.hidden_size, generator=generator)
+        path: Film(
+            text, {"pixel_values": torch.randn(1, config.n_tokens, config.hidden_size, generator=generator)}
+        )
         for case in cases()
         for path in case.images
     }
-    return model.eval(), processor, Renderer(processor, config.n_tokens), tokens
+    return model.eval(), processor, models.renderer(model, processor), tokens

@@ -1,0 +1,68 @@
+"""How processes share the cases of a step, what each answer weighs, and the validation they do together."""
+
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from cxrtrek_lib.batches import FORMATS, Batch, collate
+from cxrtrek_lib.train_settings import Settings
+
+STAGES = 8
+
+
+def shares(index: Sequence[int], *, rank: int, world: int, accumulation: int) -> list[tuple[list[int], bool]]:
+    """The forwards of one process for a step: (cases, whether they count).
+
+    Collective operations need the same number of forwards everywhere: a process that has no case left takes
+    the first one again, at weight 0.
+    """
+    n = min(accumulation, -(-len(index) // world))
+    mine = list(index[rank::world])
+    return [(mine[k::n], True) if mine[k::n] else ([index[0]], False) for k in range(n)]
+
+
+def weights(batch: Batch, loss_per: str) -> Tensor:
+    """What each answer of a batch weighs: 1, or its tokens; float [n_answers]."""
+    if loss_per == "answer":
+        return torch.ones(len(batch.stages), device=batch.answer.device)
+    return torch.bincount(batch.answer, minlength=len(batch.stages)).float()
+
+
+def added(accelerator: Accelerator, values: Tensor) -> Tensor:
+    """The sum over all processes; on the CPU."""
+    if accelerator.num_processes > 1:
+        values = accelerator.reduce(values.to(accelerator.device))
+    return values.cpu()
+
+
+@torch.no_grad()
+def validation_loss(
+    losses_of, cases, renderer, films, *, settings: Settings, accelerator
+) -> dict[str, float]:
+    """Loss over whole ordered cases, in nats: overall, by stage ("stage_1", ...) and by format (FORMATS).
+
+    losses_of  an AnswerLosses module, wrapped or not
+    Overall weighs as `settings.loss_per` says; a stage or a format is the mean of its answers.
+    """
+    names = ["validation_loss", *(f"stage_{k}" for k in range(1, STAGES + 1)), *FORMATS]
+    sums = torch.zeros(2, len(names), dtype=torch.float64)
+    world, size = accelerator.num_processes, 4 * settings.batch_cases
+    for start in range(0, len(cases), size):
+        index = range(start, min(start + size, len(cases)))
+        for chosen, counts in shares(
+            index, rank=accelerator.process_index, world=world, accumulation=settings.accumulation
+        ):
+            part = [cases[i] for i in chosen]
+            batch = collate(part, [case.turns for case in part], "ordered", renderer, films)
+            losses = losses_of(batch.to(accelerator.device), False).double().cpu()
+            if not counts:
+                continue
+            weight = weights(batch, settings.loss_per).double()
+            sums[:, 0] += torch.stack([(losses * weight).sum(), weight.sum()])
+            each = torch.stack([losses, torch.ones_like(losses)])
+            sums.index_add_(1, batch.stages, each)
+            sums.index_add_(1, 1 + STAGES + batch.formats, each)
+    total, n = added(accelerator, sums)
+    return {name: (total[i] / n[i]).item() for i, name in enumerate(names) if n[i]}

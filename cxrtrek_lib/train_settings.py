@@ -1,0 +1,70 @@
+"""What a training is told, and what the machine at hand can make of it: precision, memory."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The `train` group of params.yaml, but for the two keys that the launcher reads."""
+
+    epochs: int
+    patience: int | None
+    batch_cases: int
+    accumulation: int
+    gradient_checkpointing: bool
+    precision: str
+    loss_per: str
+    questions_per_case: int | None
+    learning_rate: float
+    muon_rate: float | None
+    warmup_steps: int
+    alone_share: float
+    shuffled_share: float
+    checkpoint_minutes: float
+
+
+def precision(asked: str, device: str) -> str:
+    """bf16, fp16 or fp32 for a type of device ("cpu", "cuda", "mps"). Raises ValueError for a bad choice."""
+    if device != "cuda":
+        if asked in ("bf16", "fp16"):
+            raise ValueError(
+                f"train.precision: {asked} needs a GPU, this is a {device} (bf16 was 80 times slower there); "
+                "write auto or fp32"
+            )
+        return "fp32"
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    if asked == "bf16" and not has_bf16:
+        raise ValueError("train.precision: this GPU has no bf16; write fp16")
+    return asked if asked != "auto" else ("bf16" if has_bf16 else "fp16")
+
+
+def memory_advice(settings: Settings, processes: int) -> str:
+    """Which parameter to change, from what to what, when memory does not suffice."""
+    each = -(-settings.batch_cases // processes)
+    if settings.accumulation < each:
+        more, fewer = min(2 * settings.accumulation, each), max(1, settings.batch_cases // 2)
+        return (
+            f"raise train.accumulation {settings.accumulation} -> {more} (same result), or lower "
+            f"train.batch_cases {settings.batch_cases} -> {fewer}"
+        )
+    if not settings.gradient_checkpointing:
+        return "set train.gradient_checkpointing false -> true"
+    if settings.questions_per_case != 1:
+        now = settings.questions_per_case
+        return f"lower train.questions_per_case {now or 'null'} -> {now // 2 if now else 12}"
+    return "take a smaller model.checkpoint, or shard this one (train.accelerate_config)"
+
+
+@contextmanager
+def memory_told(settings: Settings, processes: int):
+    """Turn the many forms of "out of memory" into a MemoryError of one line."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
+            raise
+        raise MemoryError(f"out of memory while training; {memory_advice(settings, processes)}") from error

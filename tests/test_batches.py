@@ -1,0 +1,74 @@
+"""Batches: every case once an epoch, layouts in the shares asked for, nothing lost on the way to tensors."""
+
+import pytest
+import torch
+
+from cxrtrek_lib import batches, chat
+from tests import tiny
+
+
+def test_plan_visits_every_case_once_an_epoch_in_a_fixed_order():
+    arguments = dict(epochs=2, batch_cases=2, alone_share=0.5, shuffled_share=0.25, seed=3)
+    found = batches.plan(tiny.cases() * 5, **arguments)
+    for epoch in (0, 1):
+        assert sorted(i for e, _, chunk in found if e == epoch for i in chunk) == list(range(15))
+    assert found == batches.plan(tiny.cases() * 5, **arguments)
+    assert found != batches.plan(tiny.cases() * 5, **{**arguments, "seed": 4})
+
+
+def test_layout_shares_are_those_asked_for():
+    found = batches.plan(
+        tiny.cases() * 40, epochs=20, batch_cases=2, alone_share=0.5, shuffled_share=0.25, seed=0
+    )
+    share = {layout: sum(b[1] == layout for b in found) / len(found) for layout in batches.LAYOUTS}
+    assert share == pytest.approx({"alone": 0.5, "shuffled": 0.25, "ordered": 0.25}, abs=0.05)
+
+
+def test_report_comes_last_when_shuffled():
+    for visit in range(20):
+        turns = batches.chosen_turns(
+            tiny.cases()[0], layout="shuffled", n_questions=None, seed=0, visit=visit
+        )
+        assert turns[-1].stage == 8
+        assert sorted(t.turn for t in turns) == [0, 1, 2, 3, 4]
+
+
+def test_what_a_batch_holds_by_hand():
+    _, processor, renderer, films = tiny.checkpoint()
+    cases = tiny.cases()
+    batch = batches.collate(cases, [case.turns for case in cases], "ordered", renderer, films)
+    assert batch.stages.tolist() == [1, 2, 3, 5, 8, 1, 2, 3, 2, 3, 5, 8]
+    assert [batches.FORMATS[i] for i in batch.formats[:4]] == [
+        "choice", "close-ended", "detection", "open-ended",
+    ]  # fmt: skip
+    lengths = [len(renderer.conversation(case, case.turns, films).ids) for case in cases]
+    assert batch.n_tokens == sum(lengths) and batch.input_ids.shape == (3, max(lengths))
+    assert batch.inputs["pixel_values"].shape[0] == 5, "every film once"
+    assert batch.position_ids is None and batch.dropped_turns == 0
+    first = batch.input_ids[batch.rows[batch.answer == 0], batch.columns[batch.answer == 0]]
+    assert processor.tokenizer.decode(first) == "A. PA<|end|>"
+
+
+def test_turns_beyond_the_window_are_counted():
+    _, processor, renderer, films = tiny.checkpoint()
+    case = tiny.cases()[0]
+    short = chat.Renderer(processor, window=len(renderer.conversation(case, case.turns[2:], films).ids))
+    batch = batches.collate([case], [case.turns], "ordered", short, films)
+    assert batch.dropped_turns == 2 and batch.stages.tolist() == [3, 5, 8]
+    alone = batches.collate([case], [case.turns], "alone", short, films)
+    assert alone.dropped_turns == 0, "no history, nothing to leave out"
+
+
+def test_a_film_that_was_not_read_is_named():
+    _, _, renderer, films = tiny.checkpoint()
+    case = tiny.cases()[0]
+    missing = {path: film for path, film in films.items() if path != case.images[1]}
+    with pytest.raises(ValueError, match="case a: film film1.png was not read"):
+        batches.collate([case], [case.turns], "alone", renderer, missing)
+
+
+def test_films_of_fewer_tiles_are_filled_up_with_zeros():
+    one, two = (chat.Film("", {"pixel_values": torch.ones(1, n, 3, 2, 2)}) for n in (2, 3))
+    joined = batches.joined([one, two])["pixel_values"]
+    assert joined.shape == (2, 3, 3, 2, 2)
+    assert joined.flatten(2).sum(-1).tolist() == [[12, 12, 0], [12, 12, 12]]
