@@ -44,11 +44,6 @@ def test_studies(studies: pl.DataFrame, n: int, *, seed: int) -> pl.DataFrame:
     return studies.filter(pl.col("sample_id").is_in(drawn))
 
 
-def _film_tokens() -> Path:
-    """Where what the frozen encoder makes of a film is kept: it is the same for three of the arms."""
-    return paths.FILMS.parent / "film_tokens"
-
-
 def workplace(settings: dict[str, Any], inputs: Sequence[Path]) -> Path:
     """Folder of the unfinished work of exactly this comparison; what another one left there is removed.
 
@@ -91,7 +86,7 @@ def job(arm: Arm, *, start: str, films: Path, settings: dict[str, Any], work: Pa
     return {
         "start": start,
         "films": str(films),
-        "film_tokens": str(_film_tokens()),
+        "film_tokens": str(paths.FILM_TOKENS),
         # The last weights count, without a choice on validation cases: their loss, in stage order and with
         # history, would favour the arms that were trained like that.
         "train": settings["train"] | own | {"epochs": sizes["epochs"], "patience": None} | ALL,
@@ -132,7 +127,7 @@ def answer(
         return
     model, processor = models.load(trained, trust_remote_code=trust_remote_code)
     shown = [path for case in cases for path in case.images]
-    films = models.film_inputs(model, processor, shown, cache=_film_tokens())
+    films = models.film_inputs(model, processor, shown, cache=paths.FILM_TOKENS)
     renderer = models.renderer(model, processor)
     for context in missing:
         answers = predict.answer(model, renderer, cases, films, context=context, **decoding)

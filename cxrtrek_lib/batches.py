@@ -13,11 +13,9 @@ from torch import Tensor
 
 from cxrtrek_lib import draws
 from cxrtrek_lib.chat import Case, Film, Renderer, Tokens, Turn, alone_mask
-from cxrtrek_lib.conversations import format_of
+from cxrtrek_lib.conversations import KINDS, format_of
 
 LAYOUTS = ("alone", "shuffled", "ordered")
-# Response formats; `Batch.formats` counts in this order.
-FORMATS = ("open-ended", "close-ended", "choice", "detection")
 REPORT_STAGE = 8
 
 
@@ -28,14 +26,12 @@ class Batch:
     input_ids: Tensor  # int [B, L]
     attention_mask: Tensor  # bool [B, L], or [B, 1, L, L] when several questions share one copy of the films
     position_ids: Tensor | None  # int [B, L] with a mask of that kind; None: the model's own
-    inputs: dict[
-        str, Tensor
-    ]  # what the family takes beside: pixel_values, image_grid_thw, token_type_ids ...
+    inputs: dict[str, Tensor]  # what the family takes beside: pixel_values, token_type_ids ...
     rows: Tensor  # int [A]: row of each answer token
     columns: Tensor  # int [A]: column of each answer token
     answer: Tensor  # int [A]: which answer of the batch it belongs to, 0 .. n_answers - 1
     stages: Tensor  # int [n_answers]
-    formats: Tensor  # int [n_answers]: index into FORMATS
+    formats: Tensor  # int [n_answers]: index into KINDS
     n_tokens: int  # without padding
     dropped_turns: int  # early questions left out because the case is longer than the model's window
 
@@ -133,7 +129,7 @@ def collate(
         columns=torch.tensor(columns),
         answer=torch.tensor(answer),
         stages=torch.tensor([turn.stage for turn in asked]),
-        formats=torch.tensor([FORMATS.index(format_of(turn.qtype)) for turn in asked]),
+        formats=torch.tensor([KINDS.index(format_of(turn.qtype)) for turn in asked]),
         n_tokens=int((group >= 0).sum()),
         dropped_turns=sum(map(len, turns)) - len(asked),
     )

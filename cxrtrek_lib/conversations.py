@@ -37,6 +37,7 @@ FORMATS = {
     **{f"multi-choice-{n}": "choice" for n in range(2, 11)},
     "detection": "detection",
 }
+KINDS = tuple(dict.fromkeys(FORMATS.values()))  # the four response formats, in the order of the figures
 
 # What `target` may be; that of a detection is the bare name of a region or finding.
 TARGET = (

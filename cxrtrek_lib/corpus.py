@@ -284,7 +284,7 @@ def metrics(studies: pl.DataFrame, told: Prepared, numbers: list[Numbers]) -> di
         "n_facts": sum(each.n_facts for each in numbers),
         "qa_per_study": round(n_qa / studies.height, 4),
         "stages": {str(stage): stages.get(stage, 0) for stage in conversations.STAGES},
-        "formats": {name: formats.get(name, 0) for name in dict.fromkeys(conversations.FORMATS.values())},
+        "formats": {name: formats.get(name, 0) for name in conversations.KINDS},
         "sources": _counts(studies["source"]),
         "splits": _counts(studies["split"]),
         "sha256": hashlib.sha256(b"".join(each.digests for each in numbers)).hexdigest(),

@@ -25,7 +25,6 @@ COLUMN, PAGE = 89 / 25.4, 183 / 25.4  # widths of one and two journal columns, i
 # Okabe & Ito 2008: eight colours that stay apart for colour-blind readers.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, YELLOW, GREY, BLACK = "#CC79A7", "#56B4E9", "#F0E442", "#8A8A8A", "#1A1A1A"
-KINDS = ("open-ended", "close-ended", "choice", "detection")
 STAGE_LABELS = {stage: f"{stage} {title}" for stage, (title, _) in STAGES.items()}
 STYLE = {
     "font.family": "DejaVu Sans",  # ships with Matplotlib: the same letters on every machine

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from cxrtrek_lib.conversations import FORMATS
+from cxrtrek_lib.conversations import KINDS
 from cxrtrek_lib.evaluation import difference, stage_scores
 from cxrtrek_lib.findings import DIAGNOSES, FINDINGS, REGIONS
 from cxrtrek_lib.inference_stats import cluster_weights, holm, interval, patient_sums
 
 _ABOUT = pl.col("fact").str.split("|")  # "pleural effusion|presence": what, and what of it
-_IS_FORMAT = {kind: pl.col("format") == kind for kind in FORMATS.values()}
+_IS_FORMAT = {kind: pl.col("format") == kind for kind in KINDS}
 _WHAT, _OF = _ABOUT.list.first(), _ABOUT.list.last()
 # A diagnosis is concluded, not seen; and an answer that rests on several facts is about no single finding.
 _FINDING = _WHAT.is_in(sorted(set(FINDINGS) - DIAGNOSES)) & ~pl.col("fact").str.contains(";", literal=True)

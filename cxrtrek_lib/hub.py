@@ -10,12 +10,11 @@ from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pyarrow import parquet
 from tqdm.auto import tqdm
 
-from cxrtrek_lib import paths, tables
-from cxrtrek_lib.conversations import FORMATS, STAGES, batches, format_of, splits
+from cxrtrek_lib import documents, tables
+from cxrtrek_lib.conversations import KINDS, STAGES, batches, format_of, splits
 from cxrtrek_lib.terms import TERMS
 
 SHARD = 500_000  # rows of a Parquet file
@@ -141,7 +140,7 @@ def _card(name: str, studies: pl.DataFrame, counts: Counter, infos: DatasetInfos
     infos.to_dataset_card_data(header)
     per_split = studies.group_by("split").agg(pl.len(), pl.col("patient_id").n_unique()).rows()
     numbers = {split: (n, patients) for split, n, patients in per_split}
-    formats = list(dict.fromkeys(FORMATS.values()))
+    formats = KINDS
     rows = []
     for split, info in infos["questions"].splits.items():
         asked, n = counts[split, "asked"], info.num_examples
@@ -152,13 +151,7 @@ def _card(name: str, studies: pl.DataFrame, counts: Counter, infos: DatasetInfos
     ]
     origins = dict(studies["image_origin"].value_counts(sort=True).rows())
     sources = studies["source"].value_counts().sort("source").rows()
-    environment = Environment(
-        loader=FileSystemLoader(paths.TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("dataset_card.md.j2").render(
+    return documents.template("dataset_card.md.j2").render(
         header=header.to_yaml(),
         name=name,
         splits=rows,

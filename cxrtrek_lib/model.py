@@ -282,9 +282,9 @@ def film_inputs(
         found = tower(pixels.to(tower.device, tower.dtype)).last_hidden_state.cpu()
         return [Film(one.text, {"pixel_values": row}) for one, row in zip(some, found.split(1), strict=True)]
 
-    grey_film = tokens([film(processor, grey())])[0]
+    grey_film = film(processor, grey())
     if blank:
-        return dict.fromkeys(unique, grey_film)
+        return dict.fromkeys(unique, tokens([grey_film])[0])
     stored = _stored(cache, tower, processor, unique) if cache else {}
     read: dict[Path, Film] = {}
     with tqdm(total=len(unique), desc="reading films", unit="film") as bar:

@@ -12,11 +12,10 @@ from typing import Any
 
 import polars as pl
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tqdm.auto import tqdm
 
-from cxrtrek_lib import paths, tables
-from cxrtrek_lib.conversations import FORMATS, STAGES
+from cxrtrek_lib import documents, tables
+from cxrtrek_lib.conversations import KINDS, STAGES
 from cxrtrek_lib.terms import CT, TERMS
 
 NAME = "CXRTrekNet, rebuilt"
@@ -76,8 +75,8 @@ def write(folder: Path, *, history: dict[str, Any], settings: dict[str, Any], fi
     checked = [row for row in history["decoder"] if "validation_loss" in row]
     best = min(checked, key=lambda row: row["validation_loss"])
     parts = {f"stage_{stage}": f"stage {stage}: {title}" for stage, (title, _) in STAGES.items()}
-    parts |= {kind: kind for kind in FORMATS.values()}
-    card = _template().render(
+    parts |= {kind: kind for kind in KINDS}
+    card = documents.template("model_card.md.j2").render(
         header=header.to_yaml(),
         name=NAME,
         checkpoint=checkpoint if checkpoint in BASES else base,
@@ -98,19 +97,7 @@ def write(folder: Path, *, history: dict[str, Any], settings: dict[str, Any], fi
         evaluation=NO_SCORES,
         thousands=lambda n: f"{n:,}",
     )
-    (Path(folder) / "README.md").write_text(card, encoding="utf-8")
-
-
-def _template():
-    loader = FileSystemLoader(paths.TEMPLATES)
-    environment = Environment(
-        loader=loader,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("model_card.md.j2")
+    (Path(folder) / "README.md").write_text(card + "\n", encoding="utf-8")
 
 
 def _flat(settings: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 # Quintic Newton-Schulz iteration of the paper: it drives every singular value to about 1 in five steps.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
+SMALLEST = 16  # a matrix with fewer rows or columns has too few directions to balance
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
@@ -45,7 +46,10 @@ class Muon(torch.optim.Optimizer):
                 if weight.grad is None:
                     continue
                 gradient = weight.grad
-                velocity = self.state[weight].setdefault("velocity", torch.zeros_like(gradient))
+                state = self.state[weight]
+                if not state:
+                    state["velocity"] = torch.zeros_like(gradient)
+                velocity = state["velocity"]
                 velocity.lerp_(gradient, 1 - group["momentum"])
                 # Nesterov: look ahead along the momentum.
                 update = orthogonal(gradient.lerp(velocity, group["momentum"]).flatten(1))
@@ -54,8 +58,8 @@ class Muon(torch.optim.Optimizer):
                 weight.add_(update.view(weight.shape), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 
 
-def matrices(network: nn.Module, *, smallest: int = 16) -> list[Tensor]:
-    """Weights that Muon is for: trained, two or more dimensions, none of the first two under `smallest`.
+def matrices(network: nn.Module) -> list[Tensor]:
+    """Weights that Muon is for: trained, two or more dimensions, none of the first two under SMALLEST.
 
     Embeddings are left out, and so is a head that shares their weight: their rows are words, not directions.
     """
@@ -63,5 +67,5 @@ def matrices(network: nn.Module, *, smallest: int = 16) -> list[Tensor]:
     return [
         p
         for p in network.parameters()
-        if p.requires_grad and p.ndim >= 2 and min(p.shape[:2]) >= smallest and id(p) not in words
+        if p.requires_grad and p.ndim >= 2 and min(p.shape[:2]) >= SMALLEST and id(p) not in words
     ]

@@ -181,9 +181,7 @@ class Train(Group):
     )
     loss_per: Literal["answer", "token"] = Field(description="what weighs the same in the loss")
     questions_per_case: int | None = Field(
-        ge=1,
-        le=1000,
-        description="questions of a case asked alone in one pass, drawn anew; null = all",
+        ge=1, le=1000, description="questions of a case asked alone in one pass, drawn anew; null = all"
     )
     learning_rate: float = Field(gt=0, le=1, description="peak of AdamW's schedule")
     muon_rate: float | None = Field(

@@ -11,11 +11,14 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 # Outputs of the pipeline: DVC keeps them, git does not.
 DATASET = ROOT / "data" / "dataset"
-PHANTOM = ROOT / "data" / "phantom"
 FILMS = ROOT / "data" / "films"
 MODELS = ROOT / "models"
 UNFINISHED = MODELS / "unfinished"
 PREDICTIONS = ROOT / "predictions"
+
+# Kept so as not to be worked out again, named by what they follow from; may be deleted at any time.
+PHANTOM = ROOT / "data" / "phantom"
+FILM_TOKENS = ROOT / "data" / "film_tokens"
 
 # What readers look at: small files written by cheap steps.
 REPORTS = ROOT / "reports"

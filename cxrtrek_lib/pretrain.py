@@ -255,7 +255,8 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     encoder.train().to(memory_format=torch.channels_last)
     kernels = [p for p in muon.matrices(encoder) if p.ndim == 4]
-    rest = [p for p in encoder.parameters() if not any(p is kernel for kernel in kernels)]
+    of_muon = {id(p) for p in kernels}
+    rest = [p for p in encoder.parameters() if id(p) not in of_muon]
     decay = {"params": [p for p in rest if p.ndim > 1], "weight_decay": 0.02}
     plain = {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0}
     optimisers = (torch.optim.AdamW([decay, plain], lr=learning_rate), muon.Muon(kernels, lr=MUON_RATE))

@@ -14,11 +14,11 @@ from typing import Any
 
 import polars as pl
 
-from cxrtrek_lib import files, paths
+from cxrtrek_lib import documents, files, paths
 from cxrtrek_lib.conversations import STAGES
 from cxrtrek_lib.grounding_scores import MEASURES
 from cxrtrek_lib.score_figures import SYSTEMS
-from cxrtrek_lib.viewer import data_uri, environment
+from cxrtrek_lib.viewer import data_uri
 
 MAX_BYTES = 15_000_000
 DOTS_PER_PIXEL = 2.35  # a page-wide figure (2,161 dots) is 920 CSS pixels wide
@@ -263,7 +263,7 @@ def build(
     """
     header, stages = stage_rows(evaluation)
     grounding_header, grounding = grounding_rows(evaluation)
-    text = environment().get_template("report.html.j2").render(
+    text = documents.template("report.html.j2").render(
         dataset=dataset,
         finetune=finetune,
         evaluation=evaluation,

@@ -12,13 +12,12 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
-from cxrtrek_lib.conversations import STAGES
+from cxrtrek_lib.conversations import KINDS, STAGES
 from cxrtrek_lib.figures import (
     BLACK,
     BLUE,
     GREEN,
     GREY,
-    KINDS,
     ORANGE,
     PAGE,
     RED,
@@ -44,6 +43,12 @@ ARMS = {
     "shuffled": "shuffled order,\nwith history",
     "tuned_encoder": "in stage order,\nencoder tuned",
 }
+# A panel a score: (key, title, unit).
+PANELS = (
+    ("overall", "Overall score", "mean of stage scores"),
+    ("yes_no_balanced_accuracy", "Yes/no questions", "balanced accuracy"),
+    ("detection_mean_iou", "Boxes", "mean IoU"),
+)
 # Context at test -> (label, colour, marker face).
 TEST_CONTEXTS = {"predicted": ("own answers as context", BLUE, BLUE), "none": ("no context", GREEN, "white")}
 
@@ -136,15 +141,10 @@ def context_modes(evaluation: dict[str, Any], *, origin: str) -> Drawing:
 
     evaluation  the content of evaluation.json
     """
-    panels = (
-        ("overall", "Overall score", "mean of stage scores"),
-        ("yes_no_balanced_accuracy", "Yes/no questions", "balanced accuracy"),
-        ("detection_mean_iou", "Boxes", "mean IoU"),
-    )
     names = [name for name in SYSTEMS if name in evaluation["overall"]]
     figure, axes = plt.subplots(1, 3, figsize=(PAGE, 0.8 + 0.26 * len(names)), sharey=True)
     rows = []
-    for k, (ax, (key, title, unit)) in enumerate(zip(axes, panels, strict=True)):
+    for k, (ax, (key, title, unit)) in enumerate(zip(axes, PANELS, strict=True)):
         for row, name in enumerate(names):
             found = evaluation[key][name]
             rows.append({"panel": key, "system": name} | found)
@@ -222,15 +222,10 @@ def ablation_forest(found: dict[str, Any], *, origin: str) -> Drawing:
 
     found  the content of ablations.json; `majority` in its arms is drawn as a line
     """
-    panels = (
-        ("overall", "Overall score", "mean of stage scores"),
-        ("yes_no_balanced_accuracy", "Yes/no questions", "balanced accuracy"),
-        ("detection_mean_iou", "Boxes", "mean IoU"),
-    )
     names = [name for name in ARMS if name in found["arms"]]
     figure, axes = plt.subplots(1, 3, figsize=(PAGE, 0.95 + 0.52 * len(names)), sharey=True)
     rows = []
-    for k, (ax, (key, title, unit)) in enumerate(zip(axes, panels, strict=True)):
+    for k, (ax, (key, title, unit)) in enumerate(zip(axes, PANELS, strict=True)):
         for row, name in enumerate(names):
             for shift, context in zip((-0.17, 0.17), TEST_CONTEXTS, strict=True):
                 score = found["arms"][name][context][key]

@@ -6,10 +6,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from cxrtrek_lib.batches import FORMATS, Batch, collate
+from cxrtrek_lib.batches import Batch, collate
+from cxrtrek_lib.conversations import KINDS, STAGES
 from cxrtrek_lib.train_settings import Settings
-
-STAGES = 8
 
 
 def shares(index: Sequence[int], *, rank: int, world: int, accumulation: int) -> list[tuple[list[int], bool]]:
@@ -41,12 +40,12 @@ def added(accelerator: Accelerator, values: Tensor) -> Tensor:
 def validation_loss(
     losses_of, cases, renderer, films, *, settings: Settings, accelerator
 ) -> dict[str, float]:
-    """Loss over whole ordered cases, in nats: overall, by stage ("stage_1", ...) and by format (FORMATS).
+    """Loss over whole ordered cases, in nats: overall, by stage ("stage_1", ...) and by format (KINDS).
 
     losses_of  an AnswerLosses module, wrapped or not
     Overall weighs as `settings.loss_per` says; a stage or a format is the mean of its answers.
     """
-    names = ["validation_loss", *(f"stage_{k}" for k in range(1, STAGES + 1)), *FORMATS]
+    names = ["validation_loss", *(f"stage_{k}" for k in STAGES), *KINDS]
     sums = torch.zeros(2, len(names), dtype=torch.float64)
     world, size = accelerator.num_processes, 4 * settings.batch_cases
     for start in range(0, len(cases), size):
@@ -63,6 +62,6 @@ def validation_loss(
             sums[:, 0] += torch.stack([(losses * weight).sum(), weight.sum()])
             each = torch.stack([losses, torch.ones_like(losses)])
             sums.index_add_(1, batch.stages, each)
-            sums.index_add_(1, 1 + STAGES + batch.formats, each)
+            sums.index_add_(1, 1 + len(STAGES) + batch.formats, each)
     total, n = added(accelerator, sums)
     return {name: (total[i] / n[i]).item() for i, name in enumerate(names) if n[i]}

@@ -9,20 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from cxrtrek_lib import draws, paths
+from cxrtrek_lib import documents, draws
 from cxrtrek_lib.conversations import PLACEHOLDER, STAGES, format_of, is_box, parse_boxes
 
 _BOX_TEXT = re.compile(r"<\|ref\|>\s*(.*?)\s*<\|/ref\|>((?:\s*<\|box\|>.*?<\|/box\|>)+)")
-
-
-def environment() -> Environment:
-    """Jinja templates of the study, with escaping on and undefined names as errors."""
-    loader = FileSystemLoader(paths.TEMPLATES)
-    return Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
 
 
 def data_uri(path: Path) -> str:
@@ -139,4 +130,4 @@ def case_viewer(
                 "counts": {kind: marks.count(kind) for kind in ("right", "partly", "wrong")},
             }
         )
-    return environment().get_template("viewer.html.j2").render(cases=cases)
+    return documents.template("viewer.html.j2").render(cases=cases)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cxrtrek_lib import batches, chat
+from cxrtrek_lib import batches, chat, conversations
 from tests import tiny
 
 
@@ -38,7 +38,7 @@ def test_what_a_batch_holds_by_hand():
     cases = tiny.cases()
     batch = batches.collate(cases, [case.turns for case in cases], "ordered", renderer, films)
     assert batch.stages.tolist() == [1, 2, 3, 5, 8, 1, 2, 3, 2, 3, 5, 8]
-    assert [batches.FORMATS[i] for i in batch.formats[:4]] == [
+    assert [conversations.KINDS[i] for i in batch.formats[:4]] == [
         "choice", "close-ended", "detection", "open-ended",
     ]  # fmt: skip
     lengths = [len(renderer.conversation(case, case.turns, films).ids) for case in cases]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 
-from cxrtrek_lib import figures
+from cxrtrek_lib import conversations, figures
 from cxrtrek_lib.dataset_statistics import dataset_counts, dataset_figures, icicle, published, shortcuts
 
 STUDIES, QUESTIONS = fake_cohort(60)
@@ -169,7 +169,7 @@ def test_figure_a_counts_the_training_split_only():
     assert dict(data.select("source", "qa").rows()) == dict(asked["source"].value_counts().rows())
     assert dict(data.select("source", "studies").rows()) == dict(train["source"].value_counts().rows())
     assert data["qa_share"].sum() == pytest.approx(1) == data["studies_share"].sum()
-    assert data.select(pl.sum_horizontal(figures.KINDS))["open-ended"].to_list() == data["qa"].to_list()
+    assert data.select(pl.sum_horizontal(conversations.KINDS))["open-ended"].to_list() == data["qa"].to_list()
     assert f"{train.height:,} studies" in caption
     external = dataset_counts.count(SPLIT.with_columns(split=pl.lit("external")), QUESTIONS)
     with pytest.raises(ValueError, match="training split"):

@@ -8,7 +8,7 @@ import pytest
 from fake_answers import fake_cohort
 from questions_by_hand import questions, studies, turn
 
-from cxrtrek_lib import conversations, figures
+from cxrtrek_lib import conversations
 from cxrtrek_lib.dataset_statistics import dataset_counts, dataset_tables, published
 
 STUDIES, QUESTIONS = fake_cohort(40)
@@ -148,7 +148,7 @@ def test_every_number_of_the_paper_is_compared_and_every_difference_explained():
     for start, whole in (("Q&A per sample, stage", here["Q&A per sample"]), ("share of Q&A, stage", 1)):
         parts = [value for name, value in here.items() if name.startswith(start)]
         assert len(parts) == 8 and sum(parts) == pytest.approx(whole)
-    assert sum(here[f"share of Q&A, {kind}"] for kind in figures.KINDS) == pytest.approx(1)
+    assert sum(here[f"share of Q&A, {kind}"] for kind in conversations.KINDS) == pytest.approx(1)
     words = [len(text.split()) for text in QUESTIONS.filter(qtype="yes_no")["question"]]
     assert here["words per question, close-ended"] == pytest.approx(np.mean(words))
     assert set(table.drop_nulls("paper")["quantity"]) == {"samples", "Q&A", "Q&A per sample"}

@@ -3,42 +3,10 @@
 import pytest
 import torch
 
-from cxrtrek_lib import batches, chat, decode, predict, tables
+from cxrtrek_lib import chat, decode, predict, tables
 from cxrtrek_lib.chat import Turn
-from tests import tiny
-
-LIMIT = 12
-
-
-def naive(model, renderer, case, tokens, *, context):
-    """One `generate` call per question on the whole history: no cache kept, no batch."""
-    tokenizer = renderer.processor.tokenizer
-    answers = []
-    films = [tokens[path] for path in case.images]
-    pieces = renderer.pieces(case.turns, films)
-    history: list[int] = []
-    for k, turn in enumerate(case.turns):
-        if context == "none":
-            history = renderer.pieces([turn], films)[0]
-        else:
-            history = history + pieces[k]
-        ids = torch.tensor([history])
-        written = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            **batches.joined(films[: turn.n_images]),
-            **renderer.types(ids),
-            do_sample=False,
-            max_new_tokens=LIMIT,
-            eos_token_id=renderer.end_of_turn,
-            pad_token_id=0,
-            suppress_tokens=[model.config.image_token_id],
-        )[0, len(history) :].tolist()
-        if renderer.end_of_turn in written:
-            written = written[: written.index(renderer.end_of_turn)]
-        answers.append(tokenizer.decode(written).strip())
-        history = history + (list(renderer.tokenise(turn.answer)) if context == "gold" else written)
-    return answers
+from tests import by_hugging_face, tiny
+from tests.by_hugging_face import LIMIT
 
 
 @pytest.mark.parametrize("context", predict.CONTEXTS)
@@ -46,16 +14,9 @@ def naive(model, renderer, case, tokens, *, context):
 def test_answers_equal_generate_on_the_full_history(context, seed):
     model, _, renderer, tokens = tiny.checkpoint(seed)
     cases = tiny.cases()
-    found = predict.answer(
-        model, renderer, cases, tokens, context=context, batch_cases=4, max_new_tokens=LIMIT
+    by_hugging_face.assert_answers_are_those_of_generate(
+        model, renderer, cases, tokens, context=context, batch_cases=4
     )
-    expected = {
-        (case.sample_id, turn.turn): text
-        for case in cases
-        for turn, text in zip(case.turns, naive(model, renderer, case, tokens, context=context), strict=True)
-    }
-    assert {(s, t): a for s, t, a in found.select("sample_id", "turn", "answer").iter_rows()} == expected
-    assert len(set(expected.values())) > 3, "the tiny model should not answer everything alike"
 
 
 @pytest.mark.parametrize("context", ["predicted", "gold"])
@@ -81,19 +42,8 @@ def test_a_history_beyond_the_window_loses_its_earliest_turns_and_is_counted(con
             if len(history) + LIMIT <= window:
                 break
         n_cut += first > 0
-        ids = torch.tensor([history])
-        assert (ids == processor.image_token_id).sum() == 53 * turn.n_images
-        written = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            **batches.joined(films[: turn.n_images]),
-            do_sample=False,
-            max_new_tokens=LIMIT,
-            eos_token_id=whole.end_of_turn,
-            pad_token_id=0,
-            suppress_tokens=[model.config.image_token_id],
-        )[0, ids.shape[1] :].tolist()
-        written = written[: (*written, whole.end_of_turn).index(whole.end_of_turn)]
+        assert history.count(processor.image_token_id) == 53 * turn.n_images
+        written = by_hugging_face.written(model, whole, history, films[: turn.n_images])
         assert given[turn.turn] == processor.tokenizer.decode(written).strip()
         answers.append(whole.tokenise(turn.answer) if context == "gold" else written)
     assert (
@@ -172,7 +122,7 @@ def test_a_question_of_ones_own_is_answered():
     alone = tiny.Case("x", "p", case.images, (Turn(0, 3, "detection", question, "", 1),))
     assert (
         predict.ask(model, renderer, case, tokens, question, limit=LIMIT)
-        == naive(model, renderer, alone, tokens, context="none")[0]
+        == by_hugging_face.answers(model, renderer, alone, tokens, context="none")[0]
     )
 
 

@@ -13,7 +13,7 @@ from cxrtrek_lib import model as models
 from cxrtrek_lib.assembled import coordinate_ids
 from cxrtrek_lib.chat import Film
 from cxrtrek_lib.train_settings import Settings, memory_advice, precision
-from tests import tiny
+from tests import by_hugging_face, tiny
 
 SETTINGS = Settings(
     epochs=3, patience=None, batch_cases=2, accumulation=1, gradient_checkpointing=False, precision="auto",
@@ -37,21 +37,7 @@ def test_per_answer_losses_equal_one_example_per_question(layout):
     batch = batches.collate(cases, [case.turns for case in cases], layout, renderer, tokens)
     with torch.no_grad():
         together = train.answer_losses(model, batch).tolist()
-    one_by_one = []
-    for case in cases:
-        for k, turn in enumerate(case.turns):
-            turns = case.turns[: k + 1] if layout == "ordered" else [turn]
-            ids = renderer.conversation(case, turns, tokens)
-            labels = torch.full((1, len(ids.ids)), -100)
-            start, end = ids.answers[-1]
-            labels[0, start:end] = torch.tensor(ids.ids[start:end])
-            with torch.no_grad():  # Hugging Face's own loss on the last answer alone
-                reference = model(
-                    input_ids=torch.tensor([ids.ids]),
-                    **batches.joined([tokens[path] for path in case.images[: ids.n_images]]),
-                    labels=labels,
-                )
-            one_by_one.append(reference.loss.item())
+    one_by_one = by_hugging_face.losses(model, renderer, cases, tokens, layout=layout)
     assert together == pytest.approx(one_by_one, abs=1e-4)
 
 

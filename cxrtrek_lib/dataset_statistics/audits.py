@@ -6,10 +6,10 @@ What can be answered without the film is measured in shortcuts.py.
 
 import polars as pl
 
+from cxrtrek_lib.conversations import KINDS
 from cxrtrek_lib.dataset_statistics import published
 from cxrtrek_lib.dataset_statistics.dataset_counts import (
     COMPOSITE,
-    KINDS,
     LABEL,
     answer_format,
     in_parts,

@@ -11,7 +11,6 @@ import polars as pl
 
 from cxrtrek_lib.conversations import FORMATS, PLACEHOLDER, format_of
 
-KINDS = tuple(dict.fromkeys(FORMATS.values()))  # the four response formats
 COMPOSITE = "composite|"  # opens a fact that is put together from facts with questions of their own
 LABEL = r"^\s*\(?(?:[A-Za-z]|\d{1,2})\s*[.):]+\s+"  # "A. ", "1). ": the label before an option's text
 PART = 150_000  # studies

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from cxrtrek_lib.conversations import KINDS
 from cxrtrek_lib.dataset_statistics import published
 from cxrtrek_lib.dataset_statistics.dataset_counts import Counts
 from cxrtrek_lib.dataset_statistics.icicle import icicle
@@ -22,7 +23,6 @@ from cxrtrek_lib.figures import (
     COLUMN,
     GREEN,
     GREY,
-    KINDS,
     ORANGE,
     PAGE,
     RED,

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from cxrtrek_lib.conversations import STAGES
+from cxrtrek_lib.conversations import KINDS, STAGES
 from cxrtrek_lib.dataset_statistics import published
-from cxrtrek_lib.dataset_statistics.dataset_counts import KINDS, Counts, about, facts, labelled, spread
+from cxrtrek_lib.dataset_statistics.dataset_counts import Counts, about, facts, labelled, spread
 from cxrtrek_lib.tables import STATUSES
 
 
