@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from cxrtrek_lib import draws, files, finetune, paths, predict, resume, tables
+from cxrtrek_lib import draws, files, finetune, paths, predict, prediction_run, resume, tables
 from cxrtrek_lib import model as models
 from cxrtrek_lib.chat import Case
 
@@ -122,16 +122,20 @@ def answer(
 
     decoding  the `predict` group of params.yaml
     """
-    missing = [context for context in CONTEXTS if not (out / f"{context}.parquet").is_file()]
-    if not missing:
-        return
-    model, processor = models.load(trained, trust_remote_code=trust_remote_code)
-    shown = [path for case in cases for path in case.images]
-    films = models.film_inputs(model, processor, shown, cache=paths.FILM_TOKENS)
-    renderer = models.renderer(model, processor)
-    for context in missing:
-        answers = predict.answer(model, renderer, cases, films, context=context, **decoding)
-        tables.write_table("predictions", answers, out / f"{context}.parquet")
+    for context in CONTEXTS:
+        file = out / f"{context}.parquet"
+        if file.is_file():
+            continue
+        answers = prediction_run.run(
+            trained,
+            cases,
+            context=context,
+            work=out / "unfinished" / context,
+            film_tokens=paths.FILM_TOKENS,
+            trust_remote_code=trust_remote_code,
+            **decoding,
+        )
+        tables.write_table("predictions", answers, file)
 
 
 def run(

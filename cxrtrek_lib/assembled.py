@@ -19,15 +19,14 @@ from transformers import (
 )
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from cxrtrek_lib import packages
-from cxrtrek_lib.encoder import CONCLUSION, GRID, SCALARS, CxrEncoder
+from cxrtrek_lib import look_up, packages
+from cxrtrek_lib.encoder import GRID, CxrEncoder
 
 IMAGE, USER, ASSISTANT, END, PAD = "<image>", "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>"
 BOX_MARKS = ("<|ref|>", "<|/ref|>", "<|box|>", "<|/box|>")
 COORDINATES = tuple(f"{percent}.00" for percent in range(101))
 # Tokens a conversation may hold: eight stages of 26 questions take about 1,000.
 MAX_TOKENS = 4096
-SKETCHES = 64  # random tokens per name from which the projector's start is solved
 
 SMALL_TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}"
@@ -125,6 +124,8 @@ def assemble_small(
         num_attention_heads=heads,
         num_key_value_heads=heads,
         max_position_embeddings=MAX_TOKENS,
+        rope_parameters={"rope_type": "default", "rope_theta": look_up.THETA},
+        attention_bias=True,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
@@ -140,39 +141,8 @@ def assemble_small(
         period = torch.arange(1, hidden_size // 2 + 1) * torch.pi / 4
         smooth = torch.cat([(percent[:, None] * period).sin(), (percent[:, None] * period).cos()], -1)
         embedding[coordinate_ids(tokenizer)] = 0.08 * smooth[:, torch.randperm(hidden_size)]
-    name_image_tokens(model, tokenizer)
+    look_up.start(model, tokenizer)
     return model, processor
-
-
-@torch.no_grad()
-def name_image_tokens(model: LlavaForConditionalGeneration, tokenizer) -> None:
-    """Start the projector so that a finding's or region's image token resembles the words of its name.
-
-    To answer, the decoder must find the token that a question names; it then need not learn 70 names one by
-    one. The second layer of the projector is the ridge solution for tokens whose features are noise of mean
-    0 and spread 1, which is what standardised features look like.
-    """
-    encoder, projector = model.model.vision_tower, model.model.multi_modal_projector
-    config = encoder.config
-    words = [" ".join(reversed(name.split("|"))) for name in config.findings] + config.regions
-    pieces = [tokenizer(" " + name, add_special_tokens=False)["input_ids"] for name in words]
-    embedding = model.get_input_embeddings().weight
-    # A sum of n independent vectors is root n times as long as one: every name gets the length of one word.
-    named = torch.stack([embedding[ids].sum(0) / len(ids) ** 0.5 for ids in pieces])
-    tokens = torch.randn(SKETCHES, len(words), config.hidden_size)
-    conclusions, names = (
-        tokens[..., : -config.n_extra - 1][..., -SCALARS:],
-        tokens[..., -config.n_extra - 1 :],
-    )
-    conclusions *= CONCLUSION
-    names[:] = encoder.names()[GRID * GRID :][: len(words)]
-    hidden = projector.act(projector.linear_1(tokens)).flatten(0, 1)
-    inputs = torch.cat([hidden, torch.ones(len(hidden), 1)], 1).double()
-    ridge = 1e-2 * SKETCHES * torch.eye(inputs.shape[1], dtype=torch.double)
-    target = named.repeat(SKETCHES, 1).double()
-    solved = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ target).float()
-    projector.linear_2.weight.copy_(solved[:-1].T)
-    projector.linear_2.bias.copy_(solved[-1])
 
 
 def assemble_smollm2(
@@ -193,7 +163,7 @@ def assemble_smollm2(
     decoder.resize_token_embeddings(len(tokenizer))
     model = llava(encoder, decoder.config, tokenizer.convert_tokens_to_ids(IMAGE))
     model.model.language_model.load_state_dict(decoder.model.state_dict())
-    name_image_tokens(model, tokenizer)
+    look_up.name_image_tokens(model, tokenizer)
     # The weights are dequantised by now; a saved config that says otherwise would not load.
     del model.config.text_config.quantization_config
     template = tokenizer.chat_template.replace("message['content']", SMOLLM2_CONTENT)

@@ -1,7 +1,9 @@
-"""What a system scores that never looks at a film: the most common answer of the training cases.
+"""What systems score that never look at a film: the most common answers of the training cases.
 
-Learned per question from training cases alone, answered for the test questions, and scored like any other
-system. It reads what the model reads, the question: `fact` and `target` can name the right option.
+`majority` reads the question: the most common answer to the same question. `constant` does not even do that:
+one answer per format, for choices the place where the right option stands most often. Both are learned from
+training cases alone, answered for the test questions and scored like any other system. `majority` reads what
+the model reads, the question: `fact` and `target` can name the right option.
 """
 
 import re
@@ -82,9 +84,7 @@ def majority_predictions(train_qa: pl.DataFrame, test_qa: pl.DataFrame) -> pl.Da
         known = boxes if kind == "detection" else texts
         level = next((level for level in _levels(turn) if known.get(level)), None)
         if level is None:
-            raise ValueError(
-                f"no {kind} question in {train_qa.height} training questions: raise cohort.training.train"
-            )
+            raise ValueError(_no_question(kind, train_qa))
         if kind == "detection":
             median = np.median(np.asarray(boxes[level], dtype=float), axis=0).tolist()
             answers.append(format_boxes("finding", [median]))
@@ -92,6 +92,48 @@ def majority_predictions(train_qa: pl.DataFrame, test_qa: pl.DataFrame) -> pl.Da
             answers.append(_choice(turn, texts[level], offered[level], places[level]))
         else:
             answers.append(_most_common(texts[level]))
-    return test_qa.select(
-        "sample_id", "turn", answer=pl.Series(answers, dtype=pl.String), prob_yes=pl.lit(None, pl.Float64)
-    ).cast(PREDICTIONS)
+    return _predictions(test_qa, answers)
+
+
+def constant_predictions(train_qa: pl.DataFrame, test_qa: pl.DataFrame) -> pl.DataFrame:
+    """One answer per format, whatever is asked: rows of the predictions table, one per test question.
+
+    open- and close-ended  the most common answer of the format
+    choice                 the option at the place where the right one stands most often (the last where
+                           fewer are offered); a constant answer to questions with other options each
+    detection              the median box
+    Raises ValueError when training has no question of a format.
+    """
+    texts: dict[str, Counter] = defaultdict(Counter)
+    boxes: list[list[float]] = []
+    for turn in train_qa.iter_rows(named=True):
+        kind = format_of(turn["qtype"])
+        if kind == "choice":
+            options = [split_option(option)[1] for option in turn["option_list"]]
+            right = [split_option(answer)[1] for answer in turn["answer_list"]]
+            texts[kind].update(options.index(text) for text in right if text in options)
+        elif kind == "detection":
+            boxes += turn["bbox_list"] or []
+        else:
+            texts[kind][turn["answer"]] += 1
+    said: dict[str, str | int] = {kind: _most_common(found) for kind, found in texts.items() if found}
+    if boxes:
+        said["detection"] = format_boxes("finding", [np.median(np.asarray(boxes), axis=0).tolist()])
+    answers = []
+    for qtype, options in test_qa.select("qtype", "option_list").iter_rows():
+        kind = format_of(qtype)
+        if kind not in said:
+            raise ValueError(_no_question(kind, train_qa))
+        answers.append(options[min(said[kind], len(options) - 1)] if kind == "choice" else said[kind])
+    return _predictions(test_qa, answers)
+
+
+def _no_question(kind: str, train_qa: pl.DataFrame) -> str:
+    return f"no {kind} question in {train_qa.height} training questions: raise cohort.training.train"
+
+
+def _predictions(qa: pl.DataFrame, answers: list[str]) -> pl.DataFrame:
+    """The predictions table of a system that gives answers and no probabilities."""
+    unknown = (pl.lit(None, PREDICTIONS[c]).alias(c) for c in PREDICTIONS if c.startswith("prob_"))
+    frame = qa.select("sample_id", "turn", *unknown, answer=pl.Series(answers, dtype=pl.String))
+    return frame.select(pl.col(column).cast(dtype) for column, dtype in PREDICTIONS.items())

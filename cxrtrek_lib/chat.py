@@ -23,7 +23,10 @@ _ANSWER = "\x01"
 
 @dataclass(frozen=True)
 class Turn:
-    """One question of a case and its gold answer; `n_images` films have been shown when it is asked."""
+    """One question of a case and its gold answer; `n_images` films have been shown when it is asked.
+
+    fact  what it asks about, as in tables.QA ("pneumothorax|presence"); empty for a reader's own question
+    """
 
     turn: int
     stage: int
@@ -31,6 +34,7 @@ class Turn:
     question: str
     answer: str
     n_images: int
+    fact: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,13 @@ def cases(studies: pl.DataFrame, qa: pl.DataFrame, folder: Path) -> list[Case]:
     Raises ValueError naming the first study that has no question or fewer films than its questions show.
     """
     turns: dict[str, list[Turn]] = {}
-    columns = ("sample_id", "turn", "stage", "qtype", "question", "answer", "image_input_count")
-    for sample_id, turn, stage, qtype, question, answer, n_images in (
+    columns = ("sample_id", "turn", "stage", "qtype", "question", "answer", "image_input_count", "fact")
+    for sample_id, turn, stage, qtype, question, answer, n_images, fact in (
         qa.select(columns).sort("sample_id", "stage", "turn").iter_rows()
     ):
         question = question.replace(PLACEHOLDER, "").strip()
         turns.setdefault(sample_id, []).append(
-            Turn(turn, stage, qtype, whole_percent(question), whole_percent(answer), n_images)
+            Turn(turn, stage, qtype, whole_percent(question), whole_percent(answer), n_images, fact)
         )
     found = []
     for sample_id, patient_id, images in studies.select("sample_id", "patient_id", "images").iter_rows():

@@ -18,10 +18,11 @@ from cxrtrek_lib.simulate import plan, render, truth_tables
 from cxrtrek_lib.simulate.catalogue import RENDERABLE, SHOWN
 
 AS_ANNOTATED = ", as annotated"  # marks the row of a next study, which may have a film of its own elsewhere
-# A film knows of every finding whether it is there, and lacks most of them: of the yes/no questions about a
-# finding, the commoner answer is asked so many times the rarer one, at most (build.yes_no_balance). External
-# cases are asked all: there AUROC, which needs no balance, wants every film.
-YES_NO_RATIO, EVERY_ANSWER = 1.0, 1e6
+# A film knows of every finding whether it is there, and lacks most of them. Training cases are asked about
+# all (each visit draws as many Yes as No, see batches.py) and so are external ones (AUROC needs no balance);
+# in the other splits the commoner answer is asked so many times the rarer, at most (build.yes_no_balance).
+EVERY_ANSWER, EVEN = 1e6, 1.0
+YES_NO_RATIO = {"train": EVERY_ANSWER, "validate": EVEN, "test": EVEN, "external": EVERY_ANSWER}
 
 
 def make(
@@ -221,11 +222,16 @@ def _questions(
         renamed, laterality=nothing, location=nothing, severity=nothing
     )
     linked = rendered.with_columns(next_study_id=pl.concat_str("next_study_id", pl.lit(AS_ANNOTATED)))
-    external = (selection.cases["split"] == "external").all()
-    balance = build.yes_no_balance(rendered, findings, EVERY_ANSWER if external else YES_NO_RATIO)
     studies, told = pl.concat([linked, futures]), pl.concat([findings, stated])
-    qa = build.questions(studies, told, boxes, seed, balance=balance)
-    return qa.filter(pl.col("sample_id").is_in(selection.cases["sample_id"].to_list()))
+    asked = []
+    for ratio in sorted(set(YES_NO_RATIO.values())):
+        here = pl.col("split").is_in([split for split, its in YES_NO_RATIO.items() if its == ratio])
+        cases = selection.cases.filter(here)["sample_id"].to_list()
+        if cases:
+            balance = build.yes_no_balance(rendered.filter(here), findings, ratio)
+            qa = build.questions(studies, told, boxes, seed, balance=balance)
+            asked.append(qa.filter(pl.col("sample_id").is_in(cases)))
+    return pl.concat(asked)
 
 
 def _general(findings: pl.DataFrame, shown: pl.DataFrame) -> dict[str, dict[str, tuple[str, ...]]]:

@@ -16,6 +16,8 @@ from cxrtrek_lib.chat import Film, Renderer
 
 # Masks that are built here; any other kind of layer keeps a state that cannot be taken up again.
 KINDS = {"full_attention", "sliding_attention"}
+# Taking rows out copies what they have read, about three times the work of attending to it.
+SHARE = 0.3
 
 
 def uncached(model) -> str | None:
@@ -53,7 +55,8 @@ class RowLayer(DynamicLayer):
         for room, states in zip(self.room, (key_states, value_states), strict=True):
             room[decoder.fed.unsqueeze(1), :, decoder.slots] = states.transpose(1, 2)
             seen = room[:, :, : decoder.end]
-            found.append(seen if decoder.all_rows else seen.index_select(0, decoder.fed))
+            span = decoder.span
+            found.append(seen[span.start : span.stop] if span else seen.index_select(0, decoder.fed))
         self.keys, self.values = found
         return self.keys, self.values
 
@@ -99,13 +102,13 @@ class Decoder:
         """
         rows, tokens = list(rows), list(tokens)
         width, back = max(len(row) for row in tokens), list(range(len(rows)))
-        if width == 1 and len(rows) > 0.7 * self.rows:
-            # Feeding the few that wait as well is cheaper than taking the others out; it is not kept.
-            back = rows
+        span = range(min(rows), max(rows) + 1)
+        if width == 1 and len(rows) > SHARE * len(span):
+            # Feeding those that wait in between too is cheaper than taking the others out; it is not kept.
+            back = [row - span.start for row in rows]
             given = dict(zip(rows, tokens, strict=True))
-            rows = list(range(self.rows))
-            tokens = [given.get(row, [0]) for row in rows]
-        self.all_rows = rows == list(range(self.rows))
+            rows, tokens = list(span), [given.get(row, [0]) for row in span]
+        self.span = span if rows == list(span) else None
         counts = torch.tensor([len(row) for row in tokens], device=self.device)
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in tokens], device=self.device)
         self.fed = torch.tensor(rows, device=self.device)

@@ -30,8 +30,9 @@ GEOMETRY = 32
 SCALARS = 8
 # One name against 168 channels of spread 1: at this size it is half of what tells two tokens apart.
 NAME = (CHANNELS + GEOMETRY + SCALARS) ** 0.5
-# What the encoder concludes (presence, grade, box) stands out against the 128 features it saw.
-CONCLUSION = 5.0
+# What the encoder concludes (presence, grade, box) stands out against the 128 features it saw, or a small
+# decoder learns from the noise of the features first.
+CONCLUSION, FEATURE = 5.0, 0.15
 PROJECTIONS = ("PA", "AP")
 
 
@@ -264,6 +265,7 @@ class CxrEncoder(PreTrainedModel):
             return BaseModelOutput(last_hidden_state=pixel_values, hidden_states=(pixel_values,))
         tokens = (self.raw_tokens(pixel_values) - self.token_mean) / self.token_scale
         tokens[..., -SCALARS:] *= CONCLUSION
+        tokens[..., :-SCALARS] *= FEATURE
         names = self.names().to(tokens)
         tokens = torch.cat([tokens, names.expand(len(tokens), -1, -1)], -1)
         return BaseModelOutput(last_hidden_state=tokens, hidden_states=(tokens,))

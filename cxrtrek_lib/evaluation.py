@@ -7,6 +7,7 @@ balanced accuracy is computed anew in every draw.
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,24 +15,29 @@ import numpy as np
 import polars as pl
 
 from cxrtrek_lib import files
-from cxrtrek_lib.conversations import STAGES
+from cxrtrek_lib.conversations import KINDS, STAGES
 from cxrtrek_lib.inference_stats import (
     bootstrap_mean,
     cluster_weights,
     holm,
     interval,
     paired_difference,
-    patient_sums,
+    paired_effect,
 )
 from cxrtrek_lib.metrics import PRIMARY, VERSION
 
 # Differences in evaluation.json, (system, what it is compared with): one family for Holm's correction.
 COMPARISONS = (
     ("predicted", "blank_image"),
+    ("predicted", "swapped_image"),
     ("predicted", "majority"),
+    ("predicted", "constant"),
     ("predicted", "none"),
+    ("predicted", "shuffled"),
     ("gold", "predicted"),
 )
+# In the authors' data, these stages have open-ended questions only.
+OPEN_STAGES = (4, 6, 7, 8)
 
 
 class Sums(NamedTuple):
@@ -56,13 +62,15 @@ def sums(rows: pl.DataFrame) -> Sums:
         )
     keys = ["stage", "format", "gold_class"]
     groups = rows.select(keys).unique().sort(keys, nulls_last=False)
-    index = rows.join(
-        groups.with_row_index("group"), on=keys, how="left", nulls_equal=True, maintain_order="left"
+    patients = rows.select("patient_id").unique().sort("patient_id")
+    index = rows.join(groups.with_row_index("group"), on=keys, nulls_equal=True, maintain_order="left").join(
+        patients.with_row_index("patient"), on="patient_id", maintain_order="left"
     )
-    one_hot = np.eye(groups.height)[index["group"].to_numpy()]
-    values, _ = patient_sums(
-        np.hstack([one_hot * rows["score"].to_numpy()[:, None], one_hot]), rows["patient_id"]
-    )
+    # One place a patient and group; adding up there takes no more memory than the answers themselves.
+    place = index["patient"].to_numpy().astype(np.int64) * groups.height + index["group"].to_numpy()
+    size = patients.height * groups.height
+    parts = [np.bincount(place, weights, size) for weights in (index["score"].to_numpy(), None)]
+    values = np.hstack([part.reshape(patients.height, groups.height).astype(np.float64) for part in parts])
     pairs = list(groups.select("stage", "format").iter_rows())
     cells = sorted(set(pairs))
     return Sums(values, cells, np.array([cells.index(pair) for pair in pairs]))
@@ -136,9 +144,86 @@ def side_by_side(tables: dict[str, pl.DataFrame]) -> pl.DataFrame:
     return pl.concat([table.select(pl.lit(name).alias("system"), pl.all()) for name, table in tables.items()])
 
 
-def difference(first: pl.DataFrame, second: pl.DataFrame, *, n_boot: int, seed: int) -> dict[str, float]:
-    """Overall score of one system minus another's on the same questions: difference, low, high, p, n.
+def beside(tables: dict[str, pl.DataFrame]) -> pl.DataFrame:
+    """The scores of several systems in one row per stage x format, stage and whole: baselines beside each.
 
+    tables  system -> stage_scores; the first is the headline, which has its interval, too
+    Columns level, stage, format, n, the headline's name, low, high, and one per other system.
+    """
+    keys = ["level", "stage", "format"]
+    (headline, first), *others = tables.items()
+    wide = first.select(*keys, "n", pl.col("score").alias(headline), "low", "high")
+    for name, table in others:
+        column = table.select(*keys, pl.col("score").alias(name))
+        wide = wide.join(column, on=keys, how="left", nulls_equal=True, maintain_order="left")
+    return wide
+
+
+def views(rows: pl.DataFrame, *, n_boot: int, seed: int) -> pl.DataFrame:
+    """One system's overall score under other ways of averaging, and without formats that others may lack.
+
+    rows  scored answers of one system (metrics.score_answers)
+    Returns columns view, what, n (answers), score, low, high (95 % patient-cluster bootstrap). A view that no
+    answer fits has no row.
+    """
+    as_open = ~pl.col("stage").is_in(OPEN_STAGES) | (pl.col("format") == "open-ended")
+    formats = [kind for kind in KINDS if kind in rows["format"]]
+    found = [
+        ("macro: stages", "mean of stages (the overall score)", rows, 2),
+        ("macro: stage x format", "mean of the cells of stage and format", rows, 0),
+        ("macro: formats", "mean of the formats, each pooled over stages", _pooled(rows), 2),
+        ("micro: questions", "mean over all questions; yes/no by accuracy", rows, None),
+        (
+            "authors' formats",
+            "stages 4, 6, 7 and 8 by their open-ended questions alone",
+            rows.filter(as_open),
+            2,
+        ),
+    ]
+    for kind in formats:
+        found.append((f"without {kind}", "mean of stages", rows.filter(pl.col("format") != kind), 2))
+    for kind in formats:
+        found.append((f"only {kind}", "mean of stages", rows.filter(pl.col("format") == kind), 2))
+    table = []
+    for view, what, part, level in found:
+        if part.height:
+            score = _score_of(part, level, n_boot, seed)
+            table.append({"view": view, "what": what, "n": part.height} | score)
+    return pl.DataFrame(table)
+
+
+def _pooled(rows: pl.DataFrame) -> pl.DataFrame:
+    """All answers as if they were of one stage, whose score is then the mean of the formats."""
+    return rows.with_columns(stage=pl.lit(1, pl.Int8))
+
+
+def _score_of(rows: pl.DataFrame, level: int | None, n_boot: int, seed: int) -> dict[str, float]:
+    """Mean of the cells (level 0), overall score (2) or mean over questions (None), with its interval."""
+    layout = sums(rows)
+
+    def score(totals: np.ndarray) -> np.ndarray:
+        if level is None:
+            hits, counts = np.split(totals, 2, axis=1)
+            return hits.sum(1) / counts.sum(1)
+        found = scores(totals, layout)[level]
+        return found if found.ndim == 1 else np.nanmean(found, axis=1)
+
+    draws = [score(w @ layout.values) for w in cluster_weights(len(layout.values), n_boot, seed)]
+    low, high = interval(np.concatenate(draws))
+    return {"score": float(score(layout.values.sum(0, keepdims=True))[0]), "low": low, "high": high}
+
+
+def compared(systems: dict[str, pl.DataFrame]) -> list[tuple[str, str]]:
+    """Pairs of `COMPARISONS` that are there, and the headline with every other system, one from outside."""
+    ours = {name for pair in COMPARISONS for name in pair}
+    pairs = [pair for pair in COMPARISONS if set(pair) <= set(systems)]
+    return pairs + [("predicted", name) for name in systems if name not in ours and "predicted" in systems]
+
+
+def difference(first: pl.DataFrame, second: pl.DataFrame, *, n_boot: int, seed: int) -> dict[str, Any]:
+    """Overall score of one system minus another's on the same questions.
+
+    Returns difference, low, high, p (inference_stats.paired_difference), effect_size (paired_effect) and n.
     Raises ValueError when the two tables are not about the same questions.
     """
     keys = ["sample_id", "turn"]
@@ -149,36 +234,35 @@ def difference(first: pl.DataFrame, second: pl.DataFrame, *, n_boot: int, seed: 
             f"systems scored on different questions ({first.height}, {second.height}): use one qa table"
         )
     a, b = sums(first), sums(second)
-    return paired_difference(
-        a.values, b.values, lambda totals: scores(totals, a)[2], n_boot=n_boot, seed=seed
-    ) | {"n": first.height}
+    return _tested(a, b, lambda totals: scores(totals, a)[2], n_boot, seed) | {"n": first.height}
+
+
+def _tested(a: Sums, b: Sums, statistic: Callable, n_boot: int, seed: int) -> dict[str, Any]:
+    """Difference, low, high, p and effect_size of a score of two systems."""
+    test = paired_difference(a.values, b.values, statistic, n_boot=n_boot, seed=seed)
+    return test | {"effect_size": paired_effect(a.values, b.values, statistic)}
 
 
 def stage_differences(systems: dict[str, pl.DataFrame], *, n_boot: int, seed: int) -> pl.DataFrame:
-    """`COMPARISONS` stage by stage: where one system lies above another.
+    """`compared` systems stage by stage: where one lies above another.
 
     systems  as for evaluation_json
-    Columns stage, first, second, n (answers), difference (first minus second), low, high, p, p_holm: interval
-    and test as in `difference`, one family over all rows for Holm's correction.
+    Columns stage, first, second, n (answers), difference (first minus second), low, high, p, effect_size,
+    p_holm: interval and test as in `difference`, one family over all rows for Holm's correction.
     """
     layouts = {name: sums(rows) for name, rows in systems.items()}
     table = []
-    for first, second in COMPARISONS:
-        if not {first, second} <= set(systems):
-            continue
+    for first, second in compared(systems):
         a, b = layouts[first], layouts[second]
         for stage in sorted({stage for stage, _ in a.cells}):
-            test = paired_difference(
-                a.values,
-                b.values,
-                lambda totals, a=a, stage=stage: scores(totals, a)[1][:, stage - 1],
-                n_boot=n_boot,
-                seed=seed,
+            test = _tested(
+                a, b, lambda totals, a=a, stage=stage: scores(totals, a)[1][:, stage - 1], n_boot, seed
             )
             n = systems[first].filter(pl.col("stage") == stage).height
             table.append({"stage": stage, "first": first, "second": second, "n": n} | test)
     corrected = holm([row["p"] for row in table])
-    return pl.DataFrame(table).with_columns(p_holm=pl.Series(corrected, dtype=pl.Float64))
+    frame = pl.DataFrame(table, schema_overrides={"effect_size": pl.Float64})
+    return frame.with_columns(p_holm=pl.Series(corrected, dtype=pl.Float64))
 
 
 def _found(score: float, low: float, high: float, n: int) -> dict[str, float]:
@@ -200,7 +284,7 @@ def summary(rows: pl.DataFrame, *, n_boot: int, seed: int) -> dict[str, Any]:
         (row["level"], row["stage"]): _found(row["score"], row["low"], row["high"], row["n"])
         for row in table.filter(pl.col("level") != "format").iter_rows(named=True)
     }
-    closed = rows.filter(pl.col("format") == "close-ended").with_columns(stage=pl.lit(1, pl.Int8))
+    closed = _pooled(rows.filter(pl.col("format") == "close-ended"))
     pooled = NOTHING
     if closed.height:
         pooled = stage_scores(closed, n_boot=n_boot, seed=seed).row(-1, named=True)
@@ -230,7 +314,7 @@ def evaluation_json(systems: dict[str, pl.DataFrame], *, n_boot: int, seed: int)
     for mode, found in summaries.items():
         for key, value in found.items():
             result.setdefault(key, {})[mode] = value
-    pairs = [(a, b) for a, b in COMPARISONS if a in systems and b in systems]
+    pairs = compared(systems)
     tests = [difference(systems[a], systems[b], n_boot=n_boot, seed=seed) for a, b in pairs]
     corrected = holm([test["p"] for test in tests])
     result["differences"] = {

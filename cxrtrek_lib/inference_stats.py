@@ -115,6 +115,27 @@ def paired_difference(
     return {"difference": observed, "low": low, "high": high, "p": (extreme + 1) / (n_boot + 1)}
 
 
+def paired_effect(
+    first: np.ndarray, second: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]
+) -> float | None:
+    """Effect size of a paired difference: its size in standard deviations of patients.
+
+    Arguments as in `paired_difference`. A patient's part in the difference is its jackknife pseudo-value.
+    Where the score is the mean of one answer a patient, this is Cohen's d of paired differences (d_z); it
+    also fits scores that are no mean over patients, and always has the sign of the difference.
+    None with one patient, or where all patients have the same part.
+    Source: Cohen 1988; Tukey 1958 for pseudo-values.
+    """
+    if len(first) < 2:
+        return None
+    totals = first.sum(0)[None], second.sum(0)[None]
+    observed = float(statistic(totals[0])[0] - statistic(totals[1])[0])
+    without_one = statistic(totals[0] - first) - statistic(totals[1] - second)
+    # A patient who alone has some class has no pseudo-value.
+    spread = (len(first) - 1) * np.nanstd(without_one, ddof=1)
+    return observed / spread if spread > 1e-9 else None
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction of a family of p-values, in the order given. Each in [0, 1].
 

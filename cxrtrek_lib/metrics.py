@@ -8,7 +8,8 @@ choice       option labels or option text  the set said equals the right set    
 detection    every valid box               F1 at IoU 0.5, one-to-one                  mean IoU
 
 Higher is better throughout. An answer that cannot be parsed, and one that is missing, scores 0 and is
-counted apart. Scores of different `VERSION`s are not comparable.
+counted apart. Of an answer of more than `LONGEST` characters the first so many are read. A box that is
+reversed, empty or leaves 0-100 is no box. Scores of different `VERSION`s are not comparable.
 """
 
 import re
@@ -23,7 +24,7 @@ from tqdm.auto import tqdm
 from cxrtrek_lib.conversations import FORMATS, format_of, is_box, parse_boxes
 from cxrtrek_lib.text_findings import findings_in
 
-VERSION = 1
+VERSION = 2  # 2: invisible characters are not read, nor what stands after the LONGEST-th
 PRIMARY = {
     "open-ended": "mean of ROUGE-L F1 and finding-F1",
     "close-ended": "balanced accuracy",
@@ -31,6 +32,7 @@ PRIMARY = {
     "detection": "F1 at IoU 0.5",
 }
 IOU_HIT = 0.5
+LONGEST = 20_000  # characters; a report has some 500, and a longer text is a decoder that does not stop
 _YES_NO = re.compile(r"\b(yes|no|uncertain)\b")
 _LABEL = re.compile(r"\s*\(?([A-Za-z]|\d{1,2})\s*[.):]+\s*(?=\S)")
 _SCORES = {
@@ -47,8 +49,14 @@ _SCORES = {
 
 
 def normal(text: str) -> str:
-    """One spelling of a text: Unicode NFKC (full-width letters, ligatures), lower case, single spaces."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    """One spelling of a text: lower case, single spaces, Unicode NFKC (full-width letters, ligatures).
+
+    Characters that cannot be seen (zero-width space, byte order mark; Unicode category Cf) are left out.
+    """
+    if not text.isascii():
+        kept = (letter for letter in text if unicodedata.category(letter) != "Cf")
+        text = unicodedata.normalize("NFKC", "".join(kept))
+    return " ".join(text.casefold().split())
 
 
 # --- open-ended ---------------------------------------------------------------------------------------
@@ -169,10 +177,13 @@ def box_score(gold: Sequence[Sequence[float]], answer: Sequence[Sequence[float]]
 def score_answer(turn: dict, answer: str | None) -> dict:
     """Scores of one answer, keys as `_SCORES`. `turn` is one row of the Q&A table, None = not answered.
 
+    The answer may be any text: nothing a system writes raises an error.
+
     Raises ValueError when the gold answer of a yes/no question is neither yes, no nor uncertain.
     """
     kind = format_of(turn["qtype"])
     row = dict.fromkeys(_SCORES) | {"answered": answer is not None, "parsed": False, "score": 0.0}
+    answer = (answer or "")[:LONGEST]
     if kind == "close-ended":
         row["gold_class"] = yes_no(turn["answer"])
         if row["gold_class"] is None:
@@ -180,26 +191,26 @@ def score_answer(turn: dict, answer: str | None) -> dict:
                 f"{turn['sample_id']} turn {turn['turn']}: gold answer {turn['answer']!r} of a yes_no "
                 "question is neither yes, no nor uncertain; correct the Q&A table"
             )
-        row["pred_class"] = yes_no(answer or "")
+        row["pred_class"] = yes_no(answer)
         row["parsed"] = row["pred_class"] is not None
         row["score"] = float(row["pred_class"] == row["gold_class"])
     elif kind == "choice":
         gold, named = (
             {split_option(a)[1] for a in turn["answer_list"]},
-            chosen(answer or "", turn["option_list"]),
+            chosen(answer, turn["option_list"]),
         )
         row["parsed"] = bool(named)
         row["score"], row["jaccard"] = float(named == gold), len(named & gold) / len(named | gold)
     elif kind == "detection":
-        gold, boxes = turn["bbox_list"] or [], [box for box in parse_boxes(answer or "") if is_box(box)]
+        gold, boxes = turn["bbox_list"] or [], [box for box in parse_boxes(answer) if is_box(box)]
         # A question whose truth is "nothing to box" is answered by any text without a box.
-        row["parsed"] = bool(boxes) or (not gold and bool((answer or "").strip()))
+        row["parsed"] = bool(boxes) or (not gold and bool(answer.strip()))
         row["iou"] = 0.0
         if row["parsed"]:
             row |= box_score(gold, boxes)
     else:
-        row |= text_score(turn["answer"], answer or "")
-        row["parsed"] = bool(words(answer or ""))
+        row |= text_score(turn["answer"], answer)
+        row["parsed"] = bool(words(answer))
     return row
 
 

@@ -277,29 +277,24 @@ def film_inputs(
     if not isinstance(tower, CxrEncoder) or any(p.requires_grad for p in tower.parameters()):
         return Pixels(processor, unique, blank=blank)
 
-    def tokens(some: list[Film]) -> list[Film]:
-        pixels = torch.cat([one.inputs["pixel_values"] for one in some])
-        found = tower(pixels.to(tower.device, tower.dtype)).last_hidden_state.cpu()
-        return [Film(one.text, {"pixel_values": row}) for one, row in zip(some, found.split(1), strict=True)]
+    def tokens(one: Film) -> Film:
+        # By itself: read together with others, the last bits of its tokens would depend on which those are.
+        pixels = one.inputs["pixel_values"].to(tower.device, tower.dtype)
+        return Film(one.text, {"pixel_values": tower(pixels).last_hidden_state.cpu()})
 
     grey_film = film(processor, grey())
     if blank:
-        return dict.fromkeys(unique, tokens([grey_film])[0])
+        return dict.fromkeys(unique, tokens(grey_film))
     stored = _stored(cache, tower, processor, unique) if cache else {}
     read: dict[Path, Film] = {}
-    with tqdm(total=len(unique), desc="reading films", unit="film") as bar:
-        for path, file in stored.items():
-            if file.is_file():
-                read[path] = Film(grey_film.text, load_file(file))
-                bar.update()
-        new = [path for path in unique if path not in read]
-        for start in range(0, len(new), 32):
-            part = new[start : start + 32]
-            read.update(zip(part, tokens([film(processor, images.read(path)) for path in part]), strict=True))
-            bar.update(len(part))
-            for path in part if cache else ():
-                with files.whole(stored[path]) as temporary:
-                    save_file({k: v.contiguous() for k, v in read[path].inputs.items()}, temporary)
+    for path in tqdm(unique, desc="reading films", unit="film", delay=2):
+        if cache and stored[path].is_file():
+            read[path] = Film(grey_film.text, load_file(stored[path]))
+            continue
+        read[path] = tokens(film(processor, images.read(path)))
+        if cache:
+            with files.whole(stored[path]) as temporary:
+                save_file({k: v.contiguous() for k, v in read[path].inputs.items()}, temporary)
     return read
 
 

@@ -163,6 +163,9 @@ class Model(Group):
 class Train(Group):
     """How projector and language model are fine-tuned."""
 
+    presence_epochs: int = Field(
+        ge=0, le=1000, description="first passes, which ask whether findings are there and nothing else"
+    )
     epochs: int = Field(ge=1, le=1000, description="passes over the training cases")
     patience: int | None = Field(
         ge=1, le=1000,
@@ -179,7 +182,7 @@ class Train(Group):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         description="auto = bf16 or fp16, whichever the GPU has, and fp32 on a CPU"
     )
-    loss_per: Literal["answer", "token"] = Field(description="what weighs the same in the loss")
+    loss_per: Literal["answer", "root", "token"] = Field(description="what weighs the same in the loss")
     questions_per_case: int | None = Field(
         ge=1, le=1000, description="questions of a case asked alone in one pass, drawn anew; null = all"
     )
@@ -202,9 +205,7 @@ class Train(Group):
     @model_validator(mode="after")
     def _shares_fit(self):
         if self.alone_share + self.shuffled_share > 1:
-            raise ValueError(
-                "alone_share + shuffled_share must be at most 1: the rest is trained in stage order"
-            )
+            raise ValueError("alone_share + shuffled_share must be at most 1; the rest keeps stage order")
         return self
 
 
@@ -213,12 +214,14 @@ class Predict(Group):
 
     batch_cases: int = Field(ge=1, le=4096, description="cases decoded together; no effect on the answers")
     max_new_tokens: int = Field(ge=4, le=4096, description="longest answer in tokens")
+    processes: int = Field(ge=1, le=1024, description="share the cases between them; one per GPU")
 
 
 class Evaluate(Group):
-    """How scores get their intervals."""
+    """How scores get their intervals, and whose answers are scored besides the study's."""
 
     n_boot: int = Field(ge=50, le=100_000, description="bootstrap resamples of patients")
+    systems: dict[str, str] = Field(description="name -> predictions file (see systems.py), or {}")
 
 
 class Ablations(Group):

@@ -5,9 +5,9 @@ whatever the number of questions. The answers are those of `generate` on the ful
 history cannot be kept is asked that way, question by question, and that is printed.
 """
 
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -20,12 +20,13 @@ from cxrtrek_lib import tables
 from cxrtrek_lib.batches import joined
 from cxrtrek_lib.chat import Case, Film, Renderer, Turn
 from cxrtrek_lib.decode import Decoder, uncached
+from cxrtrek_lib.dialogue import Answer, Conversation
 
 # predicted: the model's own earlier answers (the headline); gold: the annotated ones; none: no history.
 CONTEXTS = ("predicted", "gold", "none")
-MODES = (*CONTEXTS, "blank_image")
-# Rows that have answered wait until a quarter of all do: their next questions are read together.
-WAIT = 0.25
+# Rows that have answered wait until this share of all do: their next questions are read together.
+WAIT = 0.15
+NOTHING: Mapping[tuple[str, int], str] = {}
 
 
 def answer(
@@ -37,114 +38,119 @@ def answer(
     context: str,
     batch_cases: int,
     max_new_tokens: int,
+    replaced: Mapping[tuple[str, int], str] = NOTHING,
 ) -> pl.DataFrame:
     """One row per turn (tables.PREDICTIONS), sorted by sample and turn.
 
     film_inputs  of every film path, as model.film_inputs gives them
-    context      predicted | gold | none; ValueError for any other
-    batch_cases  conversations decoded together; the answers do not depend on it
-    prob_yes     P(yes) / (P(yes) + P(no)) at the first answer token, yes/no questions only
-    A history longer than the model's window loses its earliest turns (Conversation); how many questions met
-    that is printed. Raises ValueError when a single question is longer.
+    context      predicted | gold | none
+    batch_cases  cases decoded together; the answers do not depend on it (the last bits of probabilities may)
+    replaced     (sample_id, turn) -> text that takes the place of the model's own answer in the context of
+                 later questions; with context gold, all others are replaced by the annotated answers
+    prob_yes     P(yes) / (P(yes) + P(no)) at the first answer token, yes/no questions only, in [0, 1]
+    prob_answer  probability of the answer as written: the product over its tokens, the end of the turn
+                 included when it was written, in [0, 1]
+    A history longer than the model's window loses its earliest turns (the rule: dialogue.Conversation); how
+    many questions met that is printed. prediction_run.run does the same from a folder, and can be resumed.
+    Raises ValueError, one line, for an unknown context, a question asked twice or beyond the window, a film
+    that was not read, a replaced answer that no question has, logits that are not finite.
     """
+    said = in_context(cases, context, replaced)
+    if missing := sorted(
+        {str(path) for case in cases for path in case.images} - {str(p) for p in film_inputs}
+    ):
+        raise ValueError(
+            f"{missing[0]}: this film was not read ({len(missing)} in all); see model.film_inputs"
+        )
+    tell_uncached(uncached(model))
+    found = []
+    with progress(cases, context) as bar:
+        for batch in in_batches(cases, batch_cases):
+            for one in answers_of(
+                model, renderer, batch, film_inputs, context=context, said=said, limit=max_new_tokens
+            ):
+                found.append(one)
+                bar.update()
+    return table(found)
+
+
+def in_context(
+    cases: Sequence[Case], context: str, replaced: Mapping[tuple[str, int], str]
+) -> Mapping[tuple[str, int], str]:
+    """(sample_id, turn) -> what stands in the context for the model's own answer; ValueError as there."""
     if context not in CONTEXTS:
         raise ValueError(f"unknown context {context!r}; known: {', '.join(CONTEXTS)}")
+    if not cases:
+        raise ValueError("no case to answer; give the split at least one (cohort in params.yaml)")
+    gold = {(case.sample_id, turn.turn): turn.answer for case in cases for turn in case.turns}
+    if len(gold) < sum(len(case.turns) for case in cases):
+        asked = Counter((case.sample_id, turn.turn) for case in cases for turn in case.turns)
+        (sample, turn), _ = asked.most_common(1)[0]
+        raise ValueError(f"case {sample}, turn {turn}: asked twice; a case and a turn are given once")
+    if unknown := sorted(replaced.keys() - gold.keys()):
+        sample, turn = unknown[0]
+        raise ValueError(f"case {sample}, turn {turn}: its answer is to be replaced, but it is not asked")
+    if replaced and context == "none":
+        raise ValueError("context none has no earlier answers to replace; use predicted or gold")
+    return {**gold, **replaced} if context == "gold" else replaced
+
+
+def in_batches(cases: Sequence[Case], batch_cases: int) -> list[list[Case]]:
+    """Cases that are decoded together: of like length, the longest first (what does not fit fails early)."""
+    ordered = sorted(cases, key=lambda case: (-len(case.turns), case.sample_id))
+    return [ordered[start : start + batch_cases] for start in range(0, len(ordered), batch_cases)]
+
+
+def answers_of(
+    model,
+    renderer: Renderer,
+    batch: Sequence[Case],
+    film_inputs: Mapping[Path, Film],
+    *,
+    context: str,
+    said: Mapping[tuple[str, int], str],
+    limit: int,
+) -> Iterator[Answer]:
+    """The answers to one batch, as they come; on one machine always the same bits.
+
+    said  what stands in the context in place of own answers, as `in_context` gives it
+    """
     asked = [
-        Conversation(case, turns, renderer, film_inputs, limit=max_new_tokens)
-        # Longest first, so that the last rows to finish are short.
-        for case in sorted(cases, key=lambda case: (-len(case.turns), case.sample_id))
+        Conversation(case, turns, renderer, film_inputs, limit, said)
+        for case in batch
         for turns in ([(turn,) for turn in case.turns] if context == "none" else [case.turns])
     ]
-    if reason := uncached(model):
-        print(f"decoding reads the whole history again for each question, because {reason}")
-        found = one_by_one(model, asked, gold=context == "gold")
-    else:
-        # A question alone reads one film and some words: four of them are about one case.
-        rows = min(len(asked), batch_cases * (4 if context == "none" else 1))
-        found = together(model, asked, rows=rows, gold=context == "gold")
-    total = sum(len(one.turns) for one in asked)
-    rows = list(tqdm(found, total=total, desc=f"answers ({context})", unit="answer"))
-    if cut := sum(one.n_cut for one in asked):
-        print(f"{cut} of {total} questions were asked without the earliest turns: history beyond the window")
+    if uncached(model):
+        return one_by_one(model, asked)
+    # A question alone reads one film and some words: four of them are about one case.
+    return together(model, asked, rows=min(len(asked), len(batch) * (4 if context == "none" else 1)))
+
+
+def table(answers: Iterable[Answer]) -> pl.DataFrame:
+    """The answers as tables.PREDICTIONS; prints how many were asked with a history cut to the window."""
+    answers = list(answers)
+    if cut := sum(one.cut for one in answers):
+        of = f"{cut} of {len(answers)} questions"
+        print(f"{of} were asked without the earliest turns: history beyond the window")
+    rows = [one[: len(tables.PREDICTIONS)] for one in answers]
     return tables.conform("predictions", pl.DataFrame(rows, schema=tables.PREDICTIONS, orient="row")).sort(
         "sample_id", "turn"
     )
 
 
-@dataclass
-class Conversation:
-    """One case being asked its turns: what has been answered, what the model must read next.
-
-    Where history, question and longest answer exceed the window, the earliest turns are left out, question
-    and answer, as many as must be; films are then shown in the first turn that is left.
-    """
-
-    case: Case
-    turns: Sequence[Turn]
-    renderer: Renderer
-    film_inputs: Mapping[Path, Film]
-    limit: int
-    asked: int = 0  # index of the turn being asked
-    first: int = 0  # index of the first turn in the context
-    shown: int = 0  # films in the context
-    pieces: list[list[int]] = field(default_factory=list)  # of the turns from `first` on
-    answers: list[list[int]] = field(default_factory=list)  # of the turns before `asked`
-    written: list[int] = field(default_factory=list)  # of the turn being asked
-    n_cut: int = 0  # questions that were asked with a part of the history
-
-    @property
-    def turn(self) -> Turn:
-        return self.turns[self.asked]
-
-    def films(self) -> list[Film]:
-        """Films in the context once the turn being asked is in it."""
-        n_images = max(turn.n_images for turn in self.turns[self.first : self.asked + 1])
-        return self._all_films()[:n_images]
-
-    def history(self) -> list[int]:
-        """All tokens from the first turn in the context to the question being asked."""
-        known = zip(self.pieces, self.answers[self.first : self.asked], strict=False)
-        return [i for pair in known for part in pair for i in part] + self.pieces[self.asked - self.first]
-
-    def question(self, length: int) -> tuple[bool, list[int], list[Film]]:
-        """(read anew?, tokens to read, films to show); `length`: tokens of this conversation read so far."""
-        anew = self.asked == 0
-        if anew:
-            self.pieces = self.renderer.pieces(self.turns, self._all_films())
-        window = self.renderer.window
-        while window is not None and len(self.history()) + self.limit > window:
-            anew, self.first = True, self.first + 1
-            if self.first > self.asked:
-                alone = self.renderer.pieces([self.turn], self._all_films())[0]
-                raise self.renderer.too_long(self.case, self.turn, len(alone) + self.limit)
-            self.pieces = self.renderer.pieces(self.turns[self.first :], self._all_films())
-        self.n_cut += self.first > 0
-        films, shown = self.films(), 0 if anew else self.shown
-        self.shown = len(films)
-        return anew, self.history()[0 if anew else length :], films[shown:]
-
-    def _all_films(self) -> list[Film]:
-        return [self.film_inputs[path] for path in self.case.images]
-
-    def write(self, token: int) -> bool:
-        """Take the next token of the answer; True when the answer is complete."""
-        if token == self.renderer.end_of_turn:
-            return True
-        self.written.append(token)
-        return len(self.written) == self.limit
-
-    def finish(self, probability: float | None, *, gold: bool) -> tuple:
-        """(sample_id, turn, answer, prob_yes); the conversation then stands at the next turn."""
-        turn = self.turn
-        text = self.renderer.processor.tokenizer.decode(self.written, skip_special_tokens=False).strip()
-        self.answers.append(list(self.renderer.tokenise(turn.answer)) if gold else self.written)
-        self.written = []
-        self.asked += 1
-        return self.case.sample_id, turn.turn, text, probability
+def tell_uncached(reason: str | None) -> None:
+    if reason:
+        print(f"decoding reads the whole history again for each question, because {reason}")
 
 
-def together(model, asked: Sequence[Conversation], *, rows: int, gold: bool) -> Iterator[tuple]:
-    """Rows of `answer`, as they come, from conversations decoded side by side."""
+def progress(cases: Sequence[Case], context: str, *, done: int = 0) -> tqdm:
+    """A bar over all questions: answers/s and the time that is left; `done` of them were answered before."""
+    total = sum(len(case.turns) for case in cases)
+    return tqdm(total=total, initial=done, desc=f"answers ({context})", unit="answer")
+
+
+def together(model, asked: Sequence[Conversation], *, rows: int) -> Iterator[Answer]:
+    """The answers, as they come, from conversations decoded side by side."""
     renderer = asked[0].renderer
     yes, no = yes_no_ids(renderer.processor.tokenizer)
     decoder = Decoder(model, renderer, rows)
@@ -152,35 +158,51 @@ def together(model, asked: Sequence[Conversation], *, rows: int, gold: bool) -> 
     free = list(range(rows))
     waiting: dict[int, Conversation] = {}
     writing: dict[int, Conversation] = {}
-    probability: dict[int, float | None] = {}
+    prob_yes: dict[int, float | None] = {}
     while queue or waiting or writing:
         while queue and free:
             waiting[free.pop()] = queue.popleft()
-        if waiting and (len(waiting) >= WAIT * rows or not writing):
+        move_up(decoder, free, waiting, writing, prob_yes)
+        if waiting and len(waiting) >= WAIT * (len(waiting) + len(writing)):
             logits, order = read_questions(decoder, waiting)
             chances = yes_probability(logits, yes, no)
             for row, chance in zip(order, chances, strict=True):
-                probability[row] = chance if waiting[row].turn.qtype == "yes_no" else None
+                prob_yes[row] = chance if waiting[row].turn.qtype == "yes_no" else None
                 writing[row] = waiting[row]
             waiting = {}
         else:
             order = sorted(writing)
             logits = decoder.feed(order, [writing[row].written[-1:] for row in order])
-        for row, token in zip(order, logits.argmax(-1).tolist(), strict=True):
+        for row, token, log_p in zip(order, *greedy(logits), strict=True):
             conversation = writing[row]
-            if not conversation.write(token):
+            if not conversation.write(token, log_p):
                 continue
-            if gold:
-                # What was written makes room for what is true; its last token is not read yet, or its end.
+            if conversation.replacement is not None:
+                # What was written makes room for what is said; its last token is not read yet, or its end.
                 fed = len(conversation.written) - (len(conversation.written) == conversation.limit)
                 decoder.forget(row, fed)
-            yield conversation.finish(probability[row], gold=gold)
+            yield conversation.finish(prob_yes.pop(row))
             del writing[row]
             if conversation.asked < len(conversation.turns):
                 waiting[row] = conversation
             else:
                 decoder.forget(row)
                 free.append(row)
+
+
+def move_up(decoder: Decoder, free: list[int], *held: dict[int, object]) -> None:
+    """Let the last rows in use take the place of free ones before them: those in use stand side by side.
+
+    A feed can then read what its rows hold where it is. `held` are keyed by row.
+    """
+    while free and (last := max((row for part in held for row in part), default=-1)) > min(free):
+        row = min(free)
+        decoder.copy(last, [row])
+        decoder.forget(last)
+        for part in held:
+            if last in part:
+                part[row] = part.pop(last)
+        free[free.index(row)] = last
 
 
 def read_questions(decoder: Decoder, waiting: dict[int, Conversation]) -> tuple[Tensor, list[int]]:
@@ -225,8 +247,8 @@ def share_films(decoder: Decoder, waiting: dict[int, Conversation], parts: dict)
 
 
 @torch.inference_mode()
-def one_by_one(model, asked: Sequence[Conversation], *, gold: bool) -> Iterator[tuple]:
-    """Rows of `answer` by Hugging Face's `generate` on the whole history of each question."""
+def one_by_one(model, asked: Sequence[Conversation]) -> Iterator[Answer]:
+    """The answers by Hugging Face's `generate` on the whole history of each question."""
     network = models.core(model)
     renderer = asked[0].renderer
     yes, no = yes_no_ids(renderer.processor.tokenizer)
@@ -245,13 +267,20 @@ def one_by_one(model, asked: Sequence[Conversation], *, gold: bool) -> Iterator[
                 pad_token_id=renderer.processor.tokenizer.pad_token_id or 0,
                 suppress_tokens=[network.config.image_token_id],
                 return_dict_in_generate=True,
-                output_logits=True,
+                output_scores=True,
             )
-            for token in found.sequences[0, ids.shape[1] :].tolist():
-                if conversation.write(token):
+            for scores in found.scores:
+                ((token,), (log_p,)) = greedy(scores.float())
+                if conversation.write(token, log_p):
                     break
-            chance = yes_probability(found.logits[0], yes, no)[0] if turn.qtype == "yes_no" else None
-            yield conversation.finish(chance, gold=gold)
+            chance = yes_probability(found.scores[0], yes, no)[0] if turn.qtype == "yes_no" else None
+            yield conversation.finish(chance)
+
+
+def greedy(logits: Tensor) -> tuple[list[int], list[float]]:
+    """The likeliest token of each row of logits [n, V], and its log probability (NaN: not finite)."""
+    best, token = logits.max(-1)
+    return token.tolist(), (best - logits.logsumexp(-1)).tolist()
 
 
 def yes_no_ids(tokenizer) -> tuple[list[int], list[int]]:
@@ -271,13 +300,6 @@ def yes_probability(logits: Tensor, yes: list[int], no: list[int]) -> list[float
     probability = logits.float().softmax(-1)
     p_yes, p_no = probability[:, yes].sum(-1), probability[:, no].sum(-1)
     return (p_yes / (p_yes + p_no).clamp_min(1e-12)).tolist()
-
-
-def of_mode(mode: str) -> tuple[str, bool]:
-    """(context, are the films blanked) of a prediction mode. ValueError when unknown."""
-    if mode not in MODES:
-        raise ValueError(f"unknown prediction mode {mode!r}; known: {', '.join(MODES)}")
-    return ("predicted", True) if mode == "blank_image" else (mode, False)
 
 
 def ask(

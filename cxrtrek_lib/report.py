@@ -17,7 +17,7 @@ import polars as pl
 from cxrtrek_lib import documents, files, paths
 from cxrtrek_lib.conversations import STAGES
 from cxrtrek_lib.grounding_scores import MEASURES
-from cxrtrek_lib.score_figures import SYSTEMS
+from cxrtrek_lib.score_figures import looks
 from cxrtrek_lib.viewer import data_uri
 
 MAX_BYTES = 15_000_000
@@ -180,29 +180,28 @@ def system_rows(evaluation: dict[str, Any]) -> list[list[str]]:
             f"{100 * evaluation['parse_failure_rate'][name]:.1f} %",
             f"{evaluation['overall'][name]['n']:,}",
         ]
-        for name, (label, _, _) in SYSTEMS.items()
-        if name in evaluation["overall"]
+        for name, (label, _, _) in looks(evaluation["overall"]).items()
     ]
 
 
 def grounding_rows(evaluation: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The table of what only the film tells: (header, rows); one row per measure, one column per system."""
-    names = [name for name in SYSTEMS if name in evaluation["overall"]]
+    names = looks(evaluation["overall"])
     rows = []
     for name, measure in MEASURES.items():
         found = [evaluation["grounding"][name]["scores"][system] for system in names]
         rows.append([f"{measure.label} ({measure.metric})", f"{found[0]['n']:,}", *map(_score, found)])
-    return ["question", "n", *(SYSTEMS[name][0] for name in names)], rows
+    return ["question", "n", *(label for label, _, _ in names.values())], rows
 
 
 def stage_rows(evaluation: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The table of stages: (header, rows); one column per system, "no questions" where there are none."""
-    names = [name for name in SYSTEMS if name in evaluation["stages"]]
+    names = looks(evaluation["stages"])
     rows = []
     for stage, (title, _) in STAGES.items():
         found = [evaluation["stages"][name][str(stage)] for name in names]
         rows.append([f"{stage} {title}", f"{found[0]['n']:,}", *map(_score, found)])
-    return ["stage", "n", *(SYSTEMS[name][0] for name in names)], rows
+    return ["stage", "n", *(label for label, _, _ in names.values())], rows
 
 
 def figure(name: str, alt: str) -> dict[str, Any]:

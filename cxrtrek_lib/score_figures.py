@@ -3,7 +3,7 @@
 As in figures.py, every function returns (figure, data, caption).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,9 @@ from cxrtrek_lib.figures import (
     GREY,
     ORANGE,
     PAGE,
+    PURPLE,
     RED,
+    SKY,
     STAGE_LABELS,
     Drawing,
     letter,
@@ -32,9 +34,14 @@ SYSTEMS = {
     "predicted": ("own answers as context", BLUE, "o"),
     "gold": ("gold answers as context", ORANGE, "s"),
     "none": ("no context", GREEN, "^"),
+    "shuffled": ("stages in shuffled order", PURPLE, "v"),
+    "swapped_image": ("another patient's film", BLACK, "P"),
     "blank_image": ("blank image", RED, "D"),
     "majority": ("majority answer", GREY, "X"),
+    "constant": ("one answer per format", SKY, "d"),
 }
+# Looks of systems from outside (evaluate.systems), in the order in which they come; their name is the label.
+GUESTS = tuple(zip((BLACK, PURPLE, GREEN, ORANGE, SKY), "<>hp*", strict=True))
 
 # Arm of the ablations -> how it was trained.
 ARMS = {
@@ -53,6 +60,14 @@ PANELS = (
 TEST_CONTEXTS = {"predicted": ("own answers as context", BLUE, BLUE), "none": ("no context", GREEN, "white")}
 
 
+def looks(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
+    """Label, colour and marker of each system: those of SYSTEMS in their order, then those from outside."""
+    names = list(names)
+    guests = [name for name in names if name not in SYSTEMS]
+    ours = {name: look for name, look in SYSTEMS.items() if name in names}
+    return ours | {name: (name, *GUESTS[k % len(GUESTS)]) for k, name in enumerate(guests)}
+
+
 def _stage_table(systems: dict[str, pl.DataFrame]) -> pl.DataFrame:
     parts = [
         table.filter(pl.col("level") == "stage").select(
@@ -67,7 +82,7 @@ def _stage_table(systems: dict[str, pl.DataFrame]) -> pl.DataFrame:
 def stage_radar(systems: dict[str, pl.DataFrame], *, origin: str) -> Drawing:
     """Figure 4 of the paper: one axis per stage, one line per system, 95 % intervals as radial bars.
 
-    systems  name as in SYSTEMS -> evaluation.stage_scores table, same questions each
+    systems  name as in SYSTEMS, or one from outside -> evaluation.stage_scores table, same questions each
     A stage without questions has a dotted axis that says so; lines across it are dotted, too.
     """
     data = _stage_table(systems)
@@ -91,8 +106,9 @@ def stage_radar(systems: dict[str, pl.DataFrame], *, origin: str) -> Drawing:
         text = f"{label}\n" + (f"n = {counts[stage]:,}" if there else "no questions")
         up = "center" if abs(y) < 0.1 else ("bottom" if y > 0 else "top")
         ax.text(angle[stage], 1.06, text, ha=side, va=up, color=BLACK if there else GREY)
+    look = looks(systems)
     for k, (name, table) in enumerate(data.group_by("system", maintain_order=True)):
-        label, colour, marker = SYSTEMS[name[0]]
+        label, colour, marker = look[name[0]]
         points = {row["stage"]: row for row in table.iter_rows(named=True)}
         shift = (k - (len(systems) - 1) / 2) * 0.045  # systems side by side, so that bars do not hide bars
         for here, there in zip(asked, [*asked[1:], asked[0]], strict=True):
@@ -141,14 +157,15 @@ def context_modes(evaluation: dict[str, Any], *, origin: str) -> Drawing:
 
     evaluation  the content of evaluation.json
     """
-    names = [name for name in SYSTEMS if name in evaluation["overall"]]
+    look = looks(evaluation["overall"])
+    names = list(look)
     figure, axes = plt.subplots(1, 3, figsize=(PAGE, 0.8 + 0.26 * len(names)), sharey=True)
     rows = []
     for k, (ax, (key, title, unit)) in enumerate(zip(axes, PANELS, strict=True)):
         for row, name in enumerate(names):
             found = evaluation[key][name]
             rows.append({"panel": key, "system": name} | found)
-            _, colour, marker = SYSTEMS[name]
+            _, colour, marker = look[name]
             if not found["n"]:
                 ax.text(0.5, row, "no questions", color=GREY, ha="center", va="center")
                 continue
@@ -161,7 +178,7 @@ def context_modes(evaluation: dict[str, Any], *, origin: str) -> Drawing:
                 textcoords="offset points",
                 ha="center",
             )
-        ax.set_yticks(range(len(names)), [SYSTEMS[name][0] for name in names])
+        ax.set_yticks(range(len(names)), [look[name][0] for name in names])
         ax.set_ylim(len(names) - 0.5, -0.75)
         ax.set_xlim(0, 1)
         ax.grid(axis="x")

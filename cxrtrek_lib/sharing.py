@@ -23,10 +23,9 @@ def shares(index: Sequence[int], *, rank: int, world: int, accumulation: int) ->
 
 
 def weights(batch: Batch, loss_per: str) -> Tensor:
-    """What each answer of a batch weighs: 1, or its tokens; float [n_answers]."""
-    if loss_per == "answer":
-        return torch.ones(len(batch.stages), device=batch.answer.device)
-    return torch.bincount(batch.answer, minlength=len(batch.stages)).float()
+    """What each answer of a batch weighs, float [n_answers]: 1, its tokens, or their root."""
+    tokens = torch.bincount(batch.answer, minlength=len(batch.stages)).float()
+    return tokens ** {"answer": 0.0, "root": 0.5, "token": 1.0}[loss_per]
 
 
 def added(accelerator: Accelerator, values: Tensor) -> Tensor:

@@ -81,7 +81,13 @@ QA = {
     "fact": pl.String,
     "evidence": pl.String,
 }
-PREDICTIONS = {"sample_id": pl.String, "turn": pl.Int16, "answer": pl.String, "prob_yes": pl.Float64}
+PREDICTIONS = {
+    "sample_id": pl.String,
+    "turn": pl.Int16,
+    "answer": pl.String,
+    "prob_yes": pl.Float64,
+    "prob_answer": pl.Float64,
+}
 TABLES = {"studies": STUDIES, "findings": FINDINGS, "boxes": BOXES, "qa": QA, "predictions": PREDICTIONS}
 
 # Columns in which "nothing known" is a legal value; every other column is never null.
@@ -95,7 +101,7 @@ NULLABLE = {
     "qa": {
         "option_list", "answer_list", "bbox_list", "image_id", "num_of_images", "target", "is_joint_sent",
     },
-    "predictions": {"prob_yes"},
+    "predictions": {"prob_yes", "prob_answer"},
 }  # fmt: skip
 # Columns with a closed set of values.
 CLOSED = {

@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from cxrtrek_lib import model as models
 from cxrtrek_lib import muon, resume
 from cxrtrek_lib.assembled import coordinate_ids
-from cxrtrek_lib.batches import Batch, chosen_turns, collate, plan
+from cxrtrek_lib.batches import Batch, chosen_turns, collate, even_answers, plan
 from cxrtrek_lib.chat import Case, Renderer
 from cxrtrek_lib.sharing import added, shares, validation_loss, weights
 from cxrtrek_lib.train_settings import Settings, memory_told, precision
@@ -143,9 +143,11 @@ class _Run:
             AnswerLosses(model, coordinate_ids(renderer.processor.tokenizer)), *optimisers
         )
         self.batches = plan(
-            train, epochs=settings.epochs, batch_cases=settings.batch_cases,
+            train, presence_epochs=settings.presence_epochs, epochs=settings.epochs,
+            batch_cases=settings.batch_cases,
             alone_share=settings.alone_share, shuffled_share=settings.shuffled_share, seed=seed,
         )  # fmt: skip
+        self.even = even_answers(train)
         self.first, self.curve, self.best = 0, [], {}
         self.running: list[Tensor] = []  # this process's share of the loss of each step since the last row
         self.dropped_turns = 0
@@ -197,6 +199,7 @@ class _Run:
                     n_questions=self.settings.questions_per_case,
                     seed=self.seed,
                     visit=epoch,
+                    even=self.even,
                 )
                 for case in part
             ]

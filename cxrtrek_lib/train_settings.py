@@ -11,6 +11,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 class Settings:
     """The `train` group of params.yaml, but for the two keys that the launcher reads."""
 
+    presence_epochs: int
     epochs: int
     patience: int | None
     batch_cases: int

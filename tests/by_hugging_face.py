@@ -47,29 +47,51 @@ def written(model, renderer, history: list[int], films) -> list[int]:
     return tokens[: (*tokens, renderer.end_of_turn).index(renderer.end_of_turn)]
 
 
-def answers(model, renderer, case, films, *, context: str) -> list[str]:
+def probability(model, renderer, history: list[int], answer: list[int], films) -> float:
+    """Of an answer after a history, from one forward; the end of the turn counts when it was written."""
+    answer = answer if len(answer) == LIMIT else [*answer, renderer.end_of_turn]
+    ids = torch.tensor([history + answer])
+    with torch.no_grad():
+        logits = model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), **batches.joined(films), **renderer.types(ids)
+        ).logits[0, len(history) - 1 : -1]
+    logits[:, model.config.image_token_id] = -torch.inf
+    return logits.softmax(-1).gather(1, torch.tensor(answer)[:, None]).prod().item()
+
+
+def answers(model, renderer, case, films, *, context: str, replaced=predict.NOTHING) -> list[str]:
     """One `generate` call per question on the whole history: no cache kept, no batch."""
-    found = []
+    found, n_images = [], 0
     shown = [films[path] for path in case.images]
     pieces = renderer.pieces(case.turns, shown)
     history: list[int] = []
     for k, turn in enumerate(case.turns):
         history = renderer.pieces([turn], shown)[0] if context == "none" else history + pieces[k]
-        tokens = written(model, renderer, history, shown[: turn.n_images])
+        n_images = turn.n_images if context == "none" else max(turn.n_images, n_images)
+        tokens = written(model, renderer, history, shown[:n_images])
         found.append(renderer.processor.tokenizer.decode(tokens).strip())
-        history = history + (list(renderer.tokenise(turn.answer)) if context == "gold" else tokens)
+        said = replaced.get((case.sample_id, turn.turn), turn.answer if context == "gold" else None)
+        history = history + (tokens if said is None else list(renderer.tokenise(said)))
     return found
 
 
-def assert_answers_are_those_of_generate(model, renderer, cases, films, *, context: str, batch_cases: int):
+def assert_answers_are_those_of_generate(
+    model, renderer, cases, films, *, context: str, batch_cases: int, replaced=predict.NOTHING
+):
     """`predict.answer` gives these answers, and they are not all alike."""
     found = predict.answer(
-        model, renderer, cases, films, context=context, batch_cases=batch_cases, max_new_tokens=LIMIT
+        model,
+        renderer,
+        cases,
+        films,
+        context=context,
+        batch_cases=batch_cases,
+        max_new_tokens=LIMIT,
+        replaced=replaced,
     )
-    expected = {
-        (case.sample_id, turn.turn): text
-        for case in cases
-        for turn, text in zip(case.turns, answers(model, renderer, case, films, context=context), strict=True)
-    }
+    expected = {}
+    for case in cases:
+        texts = answers(model, renderer, case, films, context=context, replaced=replaced)
+        expected |= {(case.sample_id, t.turn): text for t, text in zip(case.turns, texts, strict=True)}
     assert {(s, t): a for s, t, a in found.select("sample_id", "turn", "answer").iter_rows()} == expected
     assert len(set(expected.values())) > 3, "the tiny model should not answer everything alike"

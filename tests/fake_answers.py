@@ -102,10 +102,11 @@ def fake_predictions(qa: pl.DataFrame, skill: float, seed: int = 0) -> pl.DataFr
         answer if random.random() < skill else pools[qtype][int(random.integers(len(pools[qtype])))]
         for qtype, answer in qa.select("qtype", "answer").iter_rows()
     ]
-    frame = qa.select(
-        "sample_id", "turn", answer=pl.Series(given, dtype=pl.String), prob_yes=pl.lit(None, pl.Float64)
+    unknown = pl.lit(None, pl.Float64)
+    answers = pl.Series(given, dtype=pl.String)
+    return qa.select("sample_id", "turn", answer=answers, prob_yes=unknown, prob_answer=unknown).cast(
+        PREDICTIONS
     )
-    return frame.cast(PREDICTIONS)
 
 
 def fake_scores(qa: pl.DataFrame, skill: float, seed: int = 0) -> pl.DataFrame:

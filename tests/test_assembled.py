@@ -1,10 +1,11 @@
-"""The checkpoints made here: how their image tokens start out."""
+"""How an assembled checkpoint starts: what its image tokens resemble, and what a question finds in them."""
 
 import torch
 from torch.nn import functional as F
 
-from cxrtrek_lib.assembled import assemble_small, name_image_tokens
-from cxrtrek_lib.encoder import GRID, CxrEncoder, CxrEncoderConfig
+from cxrtrek_lib.assembled import assemble_small
+from cxrtrek_lib.encoder import CHANNELS, GEOMETRY, GRID, CxrEncoder, CxrEncoderConfig
+from cxrtrek_lib.look_up import name_image_tokens, orthogonal
 
 FINDINGS = ["pleural effusion|left", "pleural effusion|right", "cardiomegaly", "nodule|left", "pacemaker"]
 REGIONS = ["heart", "left hilum", "right clavicle"]
@@ -18,11 +19,15 @@ WORDS = [
 ]
 
 
-def small():
+QUESTIONS = [f"Do you see {name}? Answer with yes or no only." for name in WORDS[:5]]
+
+
+def small(layers: int = 2):
     torch.manual_seed(0)
     encoder = CxrEncoder(CxrEncoderConfig(findings=FINDINGS, regions=REGIONS)).eval()
-    texts = [f"Where is the {name}? The {name} is there." for name in WORDS for _ in range(20)]
-    return assemble_small(encoder, texts, vocabulary=400, hidden_size=64, layers=1, heads=2, seed=0)
+    texts = [f"Where is the {name}? The {name} is there. Yes. No." for name in WORDS for _ in range(20)]
+    texts += QUESTIONS * 20
+    return assemble_small(encoder, texts, vocabulary=400, hidden_size=128, layers=layers, heads=2, seed=0)
 
 
 def likeness(model, processor) -> torch.Tensor:
@@ -38,17 +43,54 @@ def likeness(model, processor) -> torch.Tensor:
         return F.cosine_similarity(tokens.unsqueeze(2), names, dim=-1)
 
 
-def test_an_image_token_starts_out_as_the_words_of_its_name():
+def test_an_image_token_can_start_out_as_the_words_of_its_name():
     model, processor = small()
-    found = likeness(model, processor)
-    assert (found.argmax(-1) == torch.arange(len(WORDS))).float().mean() > 0.9
+    own = torch.arange(len(WORDS))
+    assert (likeness(model, processor).argmax(-1) == own).float().mean() < 0.5, "turned away from all words"
+    name_image_tokens(model, processor.tokenizer)
+    assert (likeness(model, processor).argmax(-1) == own).float().mean() > 0.9
+
+
+def heard(model, processor) -> torch.Tensor:
+    """How far Yes gains on No when a finding gets likelier: float [questions, findings]."""
+    tokenizer, tower = processor.tokenizer, model.model.vision_tower
+    yes, no = (tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("Yes", "No"))
+    rows = []
+    for question in QUESTIONS:
+        chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+        text = processor.apply_chat_template(chat, add_generation_prompt=True)
+        text = text.replace("<image>", "<image>" * tower.config.n_tokens)
+        ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
+        film = F.pad(
+            torch.zeros(tower.config.n_tokens, CHANNELS + GEOMETRY + 8), (0, tower.config.n_extra + 1)
+        )
+        film[:, -tower.config.n_extra - 1 :] = tower.names()
+        film = film.unsqueeze(0).requires_grad_()
+        logits = model(input_ids=ids, pixel_values=film).logits[0, -1]
+        (slope,) = torch.autograd.grad(logits[yes] - logits[no], film)
+        rows.append(slope[0, GRID * GRID : GRID * GRID + len(FINDINGS), CHANNELS + GEOMETRY])
+    return torch.stack(rows)
+
+
+def test_an_untrained_decoder_hears_most_of_the_finding_that_is_asked_about():
+    model, processor = small()
+    found = heard(model, processor)
+    assert (found.diagonal() > found.mean(0)).all(), "each finding counts for more in its own question"
 
 
 def test_without_that_start_it_does_not():
     model, processor = small()
     torch.manual_seed(1)
-    model.model.multi_modal_projector.linear_2.reset_parameters()
-    found = likeness(model, processor)
-    assert (found.argmax(-1) == torch.arange(len(WORDS))).float().mean() < 0.5
-    name_image_tokens(model, processor.tokenizer)
-    assert (likeness(model, processor).argmax(-1) == torch.arange(len(WORDS))).float().mean() > 0.9
+    for layer in model.model.language_model.layers:
+        for part in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            torch.nn.init.normal_(getattr(layer.self_attn, part).weight, std=0.02)
+    found = heard(model, processor)
+    assert not (found.diagonal() > found.mean(0)).all()
+
+
+def test_a_decoder_of_one_layer_starts_with_the_first_step_only():
+    model, processor = small(layers=1)
+    assert heard(model, processor).isfinite().all()
+    torch.manual_seed(0)
+    turn = orthogonal(6)
+    assert torch.allclose(turn @ turn.T, torch.eye(6), atol=1e-5)

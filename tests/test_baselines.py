@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 from fake_answers import fake_cohort, patients_of
 
-from cxrtrek_lib.baselines import majority_predictions
+from cxrtrek_lib.baselines import constant_predictions, majority_predictions
 from cxrtrek_lib.conversations import parse_boxes
 from cxrtrek_lib.metrics import score_answers
 from cxrtrek_lib.tables import PREDICTIONS, QA
@@ -91,6 +91,29 @@ def test_ties_do_not_depend_on_the_order_of_rows():
     assert said(train, [closed("?")]) == said(train[::-1], [closed("?")]) == ["No."]
 
 
+def constant(train, test):
+    return constant_predictions(questions(*train), questions(*test))["answer"].to_list()
+
+
+def test_one_answer_per_format_whatever_is_asked():
+    train = [
+        closed("Yes.", "x"),
+        closed("No.", "y"),
+        closed("No.", "z"),
+        box(0, 0, 10, 10),
+        box(2, 4, 30, 20),
+    ]
+    train += [box(4, 8, 20, 90), choice(["A. Left", "B. Right"], "B. Right"), choice(["u", "v", "w"], "v")]
+    train += [choice(["A. Left", "B. Right"], "A. Left")]
+    test = [closed("?", "x"), box(0, 0, 1, 1), choice(["A. Right", "B. Left"], "?"), choice(["only"], "?")]
+    found = constant(train, test)
+    assert (found[0], found[2], found[3]) == ("No.", "B. Left", "only")
+    assert parse_boxes(found[1]) == [[2, 4, 20, 20]]
+    assert constant(train[::-1], test) == found
+    with pytest.raises(ValueError, match="no detection question"):
+        constant([closed("Yes.")], [box(0, 0, 1, 1)])
+
+
 def test_the_test_answers_are_never_read():
     _, train = fake_cohort(30)
     _, test = fake_cohort(10, seed=5)
@@ -104,6 +127,7 @@ def test_the_test_answers_are_never_read():
     first = majority_predictions(train, test)
     assert first.equals(majority_predictions(train, blinded))
     assert first.schema == pl.Schema(PREDICTIONS) and first.height == test.height
+    assert constant_predictions(train, test).equals(constant_predictions(train, blinded))
     rows = score_answers(test, first, patients_of(test))
     assert rows["parsed"].all() and 0.2 < rows["score"].mean() < 0.9
 

@@ -1,5 +1,8 @@
 """Batches: every case once an epoch, layouts in the shares asked for, nothing lost on the way to tensors."""
 
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,7 +11,7 @@ from tests import tiny
 
 
 def test_plan_visits_every_case_once_an_epoch_in_a_fixed_order():
-    arguments = dict(epochs=2, batch_cases=2, alone_share=0.5, shuffled_share=0.25, seed=3)
+    arguments = dict(presence_epochs=1, epochs=2, batch_cases=2, alone_share=0.5, shuffled_share=0.25, seed=3)
     found = batches.plan(tiny.cases() * 5, **arguments)
     for epoch in (0, 1):
         assert sorted(i for e, _, chunk in found if e == epoch for i in chunk) == list(range(15))
@@ -18,19 +21,75 @@ def test_plan_visits_every_case_once_an_epoch_in_a_fixed_order():
 
 def test_layout_shares_are_those_asked_for():
     found = batches.plan(
-        tiny.cases() * 40, epochs=20, batch_cases=2, alone_share=0.5, shuffled_share=0.25, seed=0
+        tiny.cases() * 40,
+        presence_epochs=0,
+        epochs=20,
+        batch_cases=2,
+        alone_share=0.5,
+        shuffled_share=0.25,
+        seed=0,
     )
     share = {layout: sum(b[1] == layout for b in found) / len(found) for layout in batches.LAYOUTS}
-    assert share == pytest.approx({"alone": 0.5, "shuffled": 0.25, "ordered": 0.25}, abs=0.05)
+    assert share == pytest.approx(
+        {"presence": 0.0, "alone": 0.5, "shuffled": 0.25, "ordered": 0.25}, abs=0.05
+    )
 
 
 def test_report_comes_last_when_shuffled():
     for visit in range(20):
         turns = batches.chosen_turns(
-            tiny.cases()[0], layout="shuffled", n_questions=None, seed=0, visit=visit
+            tiny.cases()[0], layout="shuffled", n_questions=None, seed=0, visit=visit, even={}
         )
         assert turns[-1].stage == 8
         assert sorted(t.turn for t in turns) == [0, 1, 2, 3, 4]
+
+
+def asked(fact: str, answer: str, turn: int) -> chat.Turn:
+    return chat.Turn(turn, 2, "yes_no", f"Is there {fact}?", answer, 1, f"{fact}|presence")
+
+
+def crowd() -> list[chat.Case]:
+    """Ten cases: edema in two, mass in all, and one question of another kind each."""
+    box = replace(tiny.TURNS[2], turn=2)
+    return [
+        chat.Case(
+            str(i), str(i), (),
+            (asked("edema", "Yes." if i < 2 else "No.", 0), asked("mass", "Yes.", 1), box),
+        )
+        for i in range(10)
+    ]  # fmt: skip
+
+
+def test_the_commoner_answer_is_asked_as_often_as_the_rarer_one():
+    even = batches.even_answers(crowd())
+    assert even == {
+        ("edema|presence", "Yes."): 1,
+        ("edema|presence", "No."): 2 / 8,
+        ("mass|presence", "Yes."): 1,
+    }
+    counts = Counter()
+    for visit in range(200):
+        for case in crowd():
+            chosen = batches.chosen_turns(case, layout="alone", n_questions=1, seed=0, visit=visit, even=even)
+            counts.update((turn.fact, turn.answer) for turn in chosen)
+    assert counts["edema|presence", "Yes."] == 400 and counts["mass|presence", "Yes."] == 2000
+    assert counts["edema|presence", "No."] == pytest.approx(400, abs=60)
+    assert counts["", tiny.TURNS[2].answer] == 2000, (
+        "questions on presence stand beside the n_questions others"
+    )
+
+
+def test_the_first_passes_ask_about_presence_alone():
+    found = batches.plan(
+        crowd(), presence_epochs=2, epochs=1, batch_cases=4, alone_share=1.0, shuffled_share=0.0, seed=0
+    )
+    assert [(epoch, layout) for epoch, layout, _ in found] == (
+        [(0, "presence")] * 3 + [(1, "presence")] * 3 + [(2, "alone")] * 3
+    )
+    options = dict(layout="presence", n_questions=1, seed=0, visit=0, even={})
+    assert [t.turn for t in batches.chosen_turns(crowd()[0], **options)] == [0, 1]
+    nothing = replace(crowd()[0], turns=crowd()[0].turns[2:])
+    assert batches.chosen_turns(nothing, **options) == list(nothing.turns), "a case always has a question"
 
 
 def test_what_a_batch_holds_by_hand():

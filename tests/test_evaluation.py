@@ -6,9 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 from fake_answers import fake_cohort, fake_predictions, fake_scores, patients_of
+from scipy.stats import ttest_rel
 from sklearn.metrics import balanced_accuracy_score
 
 from cxrtrek_lib.evaluation import (
+    beside,
+    compared,
     difference,
     evaluation_json,
     finetune_json,
@@ -16,6 +19,7 @@ from cxrtrek_lib.evaluation import (
     stage_differences,
     stage_scores,
     sums,
+    views,
     write_metrics,
 )
 from cxrtrek_lib.inference_stats import cluster_weights
@@ -90,6 +94,52 @@ def test_differences_by_stage_are_those_of_the_stage_scores():
         assert row["n"] == ROWS.filter(stage=row["stage"]).height
     assert set(found.filter(first="gold")["p"]) == {1.0}, "the same answers twice"
     assert found.filter(first="predicted", stage=2)["p_holm"].item() == pytest.approx(10 / 201)
+
+
+def test_effect_size_counts_in_standard_deviations_of_patients():
+    """Where every patient has one answer, d is t / sqrt(n) of SciPy's paired t-test."""
+    keys = ["patient_id"]
+    one, other = (
+        rows.filter(pl.col("format") == "open-ended", stage=8).unique(keys, keep="first", maintain_order=True)
+        for rows in (ROWS, fake_scores(QUESTIONS, 0.4, seed=2))
+    )
+    expected = ttest_rel(one["score"], other["score"]).statistic / np.sqrt(one.height)
+    assert difference(one, other, n_boot=50, seed=0)["effect_size"] == pytest.approx(expected)
+    by_stage = stage_differences({"predicted": one, "none": other}, n_boot=50, seed=0)
+    assert by_stage["effect_size"].to_list() == pytest.approx([expected])
+    assert difference(one, one, n_boot=50, seed=0)["effect_size"] is None, "no spread, no unit to count in"
+
+
+def test_systems_from_outside_are_compared_with_the_headline():
+    systems = dict.fromkeys(("predicted", "majority", "gold", "theirs"), ROWS)
+    assert compared(systems) == [("predicted", "majority"), ("gold", "predicted"), ("predicted", "theirs")]
+    content = evaluation_json({"predicted": ROWS, "theirs": fake_scores(QUESTIONS, 0.2)}, n_boot=100, seed=0)
+    assert content["differences"]["predicted - theirs"]["low"] > 0
+
+
+def test_baselines_stand_beside_every_number():
+    tables = {
+        name: stage_scores(fake_scores(QUESTIONS, s), n_boot=50, seed=0)
+        for name, s in (("a", 0.7), ("b", 0.3))
+    }
+    wide = beside(tables)
+    assert wide.columns == ["level", "stage", "format", "n", "a", "low", "high", "b"]
+    assert wide["a"].equals(tables["a"]["score"].alias("a")) and wide["b"].equals(
+        tables["b"]["score"].alias("b")
+    )
+
+
+def test_views_leave_out_what_is_not_there():
+    closed = ROWS.filter(pl.col("format") != "open-ended")
+    found = views(closed, n_boot=50, seed=0)
+    assert (
+        "without open-ended" not in found["view"].to_list() and "authors' formats" in found["view"].to_list()
+    )
+    whole = views(ROWS, n_boot=50, seed=0)
+    without = whole.filter(view="without open-ended").row(0, named=True)
+    assert without["score"] == pytest.approx(found.filter(view="macro: stages")["score"].item())
+    assert (whole["low"] <= whole["score"]).all() and (whole["score"] <= whole["high"]).all()
+    assert found.filter(view="micro: questions")["n"].item() == closed.height
 
 
 def test_tables_side_by_side():

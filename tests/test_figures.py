@@ -135,6 +135,23 @@ def test_a_stage_without_questions_is_said_and_never_drawn_as_zero():
     assert [len(line.get_xdata()) for line in markers] == [5, 5]
 
 
+def test_systems_from_outside_are_drawn_beside_ours_under_their_own_names():
+    shown = {"theirs": TABLES["predicted"], "predicted": TABLES["predicted"], "others": TABLES["majority"]}
+    look = score_figures.looks(shown)
+    assert list(look) == ["predicted", "theirs", "others"] and look["theirs"][0] == "theirs"
+    assert len({(colour, marker) for _, colour, marker in look.values()}) == 3
+    figure, data, _ = score_figures.stage_radar(shown, origin="simulated")
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == {label for label, _, _ in look.values()}
+    found = evaluation_json({"predicted": ROWS["predicted"], "theirs": ROWS["predicted"]}, n_boot=50, seed=0)
+    figure, data, _ = score_figures.context_modes(found, origin="simulated")
+    assert set(data["system"]) == {"predicted", "theirs"}
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "own answers as context",
+        "theirs",
+    ]
+
+
 def test_every_arm_and_every_context_of_the_ablations_is_drawn():
     assert set(score_figures.ARMS) == set(ablations.ARMS)
     assert set(score_figures.TEST_CONTEXTS) == set(ablations.CONTEXTS)

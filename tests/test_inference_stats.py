@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_rel
 from sklearn.metrics import roc_auc_score
 
 from cxrtrek_lib import inference_stats
@@ -14,6 +14,7 @@ from cxrtrek_lib.inference_stats import (
     cluster_weights,
     holm,
     paired_difference,
+    paired_effect,
     patient_sums,
 )
 
@@ -97,6 +98,25 @@ def test_paired_p_is_the_exact_sign_test_for_binary_answers():
     assert 0 < found["low"] < found["difference"] < found["high"]
     swapped = paired_difference(b, a, mean_of, n_boot=20_000, seed=0)
     assert (swapped["difference"], swapped["low"]) == pytest.approx((-found["difference"], -found["high"]))
+
+
+def test_paired_effect_is_cohens_d_of_a_mean_and_follows_the_jackknife_of_any_score():
+    random = np.random.default_rng(4)
+    a, b = random.random((2, 50))
+    one, two = sums_and_counts(a, range(50)), sums_and_counts(b, range(50))
+    assert paired_effect(one, two, mean_of) == pytest.approx(ttest_rel(a, b).statistic / np.sqrt(50))
+    assert paired_effect(one, one, mean_of) is None and paired_effect(one[:1], two[:1], mean_of) is None
+    # Patients of several answers: pseudo-values one by one.
+    counts = random.integers(1, 5, 50)
+    one, two = (np.column_stack([random.random(50) * counts, counts]) for _ in range(2))
+
+    def gap(rows):
+        return one[rows, 0].sum() / counts[rows].sum() - two[rows, 0].sum() / counts[rows].sum()
+
+    everyone = np.arange(50)
+    pseudo = [50 * gap(everyone) - 49 * gap(np.delete(everyone, k)) for k in everyone]
+    expected = gap(everyone) / np.std(pseudo, ddof=1)
+    assert paired_effect(one, two, mean_of) == pytest.approx(expected)
 
 
 def test_pairing_is_sharper_than_two_separate_intervals():

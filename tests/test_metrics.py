@@ -1,6 +1,7 @@
 """Scores of single answers against rouge-score, scikit-learn, hand-computed boxes and known scoring bugs."""
 
 import itertools
+import time
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from cxrtrek_lib.conversations import format_boxes
 from cxrtrek_lib.metrics import (
+    LONGEST,
     box_score,
     chosen,
     finding_f1,
@@ -99,6 +101,10 @@ def test_open_ended_score_is_the_mean_of_its_two_parts():
         ("No, there is none. Yes?", "no"),
         ("The answer is: YES", "yes"),
         ("\uff39\uff45\uff53", "yes"),  # full-width letters
+        ("\U0001d40d\U0001d428", "no"),  # bold letters of mathematics
+        ("\ufeffN\u200bo.", "no"),  # byte order mark, zero-width space
+        ("y\u00ade\u00ads", "yes"),  # soft hyphens
+        ("\u201cYes\u201d", "yes"),
         ("Uncertain.", "uncertain"),
         ("There is no effusion", "no"),
         ("Nothing", None),
@@ -256,6 +262,69 @@ def test_nothing_to_detect():
     assert score_answer(question, "There is none.")["score"] == 1.0
     assert score_answer(question, format_boxes("nodule", [[1, 1, 2, 2]]))["score"] == 0.0
     assert score_answer(question, "")["score"] == 0.0
+
+
+# --- any text -----------------------------------------------------------------------------------------
+OPTIONS = {"option_list": LETTERS, "answer_list": ["A. Left", "C. Bilateral"]}
+ASKED = {
+    "yes_no": turn("yes_no", "No."),
+    "multi-choice": turn("multi-choice", "A. Left, C. Bilateral", **OPTIONS),
+    "detection": turn("detection", "", bbox_list=[[10.0, 10.0, 50.0, 50.0], [60.0, 60.0, 90.0, 90.0]]),
+    "captioning": turn("captioning", "No pneumothorax. Small left effusion."),
+}
+PIECES = [
+    "A", "B.", "(c)", "and", "Left", "bilateral", "yes", "No", "uncertain", "effusion", "(10.0, 10)",
+    "(50, 50.00)", "(-1, 2)", "(1e9, 3)", "(nan, inf)", "<|box|>", ",", ";", "\n", "\x00", "\u200b",
+    "\U0001d40d",
+]  # fmt: skip
+ANY_TEXT = st.text(max_size=300) | st.lists(st.sampled_from(PIECES), max_size=40).map(" ".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(sorted(ASKED)), ANY_TEXT)
+def test_no_text_breaks_a_score_or_leaves_its_range(qtype, text):
+    row = score_answer(ASKED[qtype], text)
+    for key in ("score", "rouge_l", "finding_f1", "jaccard", "iou"):
+        assert row[key] is None or 0 <= row[key] <= 1, key
+    assert row["parsed"] or row["score"] == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(ANY_TEXT)
+def test_what_is_read_from_a_text_is_one_of_what_there_is(text):
+    assert yes_no(text) in {"yes", "no", "uncertain", None}
+    assert yes_no(text) == yes_no(text.upper().replace("\u0130", "")) or not text.isascii()
+    assert chosen(text, LETTERS) <= {"left", "right", "bilateral"}
+    assert split_option(text)[1] == split_option(f"  {text}")[1]
+
+
+boxes_written = st.lists(
+    st.tuples(*[st.floats(0, 49, width=32), st.floats(50, 100, width=32)] * 2), min_size=1, max_size=5
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(boxes_written, st.sampled_from(["{}", "Here: {}.", "{} I think", "(see) {} (12)"]))
+def test_written_boxes_are_read_back_whatever_stands_around(corners, around):
+    boxes = [[round(x1, 2), round(y1, 2), round(x2, 2), round(y2, 2)] for x1, x2, y1, y2 in corners]
+    asked = turn("detection", "", bbox_list=boxes)
+    row = score_answer(asked, around.format(format_boxes("nodule", boxes)))
+    assert (row["score"], row["iou"]) == (1.0, pytest.approx(1.0))
+
+
+@pytest.mark.parametrize("qtype", sorted(ASKED))
+@pytest.mark.parametrize(
+    "piece", ["effusion ", "(", "(1, 1), ", "((((1.1", "A", "no effusion, ", "\u200b", "9" * 50]
+)
+def test_answers_of_100_kilobytes_take_no_time(qtype, piece):
+    start = time.perf_counter()
+    row = score_answer(ASKED[qtype], piece * (100_000 // len(piece)))
+    assert 0 <= row["score"] <= 1 and time.perf_counter() - start < 10
+
+
+def test_only_the_beginning_of_an_endless_answer_is_read():
+    assert score_answer(ASKED["yes_no"], " " * LONGEST + "No.")["parsed"] is False
+    assert score_answer(ASKED["yes_no"], " " * (LONGEST - 3) + "No. Yes.")["score"] == 1.0
 
 
 # --- the table ----------------------------------------------------------------------------------------

@@ -17,11 +17,12 @@ PIPELINE = yaml.safe_load((paths.ROOT / "dvc.yaml").read_text())["stages"]
 GROUPS = params.load(paths.PROFILES / "default.yaml").groups()
 # Settings of the machine, not of the result: changing one must not make a step run again.
 NO_EFFECT = {
-    "dataset.workers", "cohort.workers", "predict.batch_cases", "train.checkpoint_minutes",
-    "train.processes", "train.accelerate_config", "train.accumulation", "train.gradient_checkpointing",
+    "dataset.workers", "cohort.workers", "predict.batch_cases", "predict.processes",
+    "train.checkpoint_minutes", "train.processes", "train.accelerate_config", "train.accumulation",
+    "train.gradient_checkpointing",
 }  # fmt: skip
 IN_GIT = ("cxrtrek_lib", "notebooks", "requirements-data.txt", "params.yaml")
-CONTEXT_MODES = ["predicted", "gold", "none", "blank_image"]
+MODES = ["predicted", "gold", "none", "shuffled", "blank_image", "swapped_image"]
 
 
 def steps() -> dict[str, dict]:
@@ -208,7 +209,7 @@ def test_every_input_is_made_by_a_step_or_is_in_the_repository():
 
 def test_dear_steps_keep_every_output_in_the_cache():
     """One `cache: false` output would switch off DVC's run cache for the whole step (design 13)."""
-    dear = {"cohort_images", "external", "finetune", "predict", "transfer", "ablations"}
+    dear = {"cohort_images", "external", "finetune", "predict", "intervene", "transfer", "ablations"}
     for name, step in STEPS.items():
         outs = [entry for kind in ("outs", "metrics", "plots") for entry in step.get(kind, [])]
         uncached = [
@@ -234,9 +235,9 @@ def test_unfinished_work_survives_a_restart():
 def test_the_promised_steps_and_metrics():
     assert list(PIPELINE) == [
         "build_dataset", "dataset_statistics", "cohort_images", "external", "finetune", "predict",
-        "evaluate_stages", "transfer", "ablations", "report",
+        "intervene", "evaluate_stages", "transfer", "ablations", "report",
     ]  # fmt: skip
-    assert PIPELINE["predict"]["foreach"] == CONTEXT_MODES
+    assert PIPELINE["predict"]["foreach"] == MODES
     metrics = {metric for step in STEPS.values() for metric in entries(step, "metrics")}
     names = ("dataset", "finetune", "evaluation", "transfer", "ablations")
     assert metrics == {f"reports/metrics/{name}.json" for name in names}

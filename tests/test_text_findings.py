@@ -34,6 +34,12 @@ SENTENCES = [
     ("Bilateral pleural effusions and nodules.", {"pleural effusion": "present", "nodule": "present"}),
     ("A dual chamber pacemaker on the left.", {"pacemaker": "present"}),
     ("Pericardial effusion.", {"pericardial effusion": "present"}),  # not a pleural one
+    ("There is elevation of the right hemidiaphragm.", {"hemidiaphragm elevation": "present"}),
+    ("The left hemidiaphragm is not elevated.", {"hemidiaphragm elevation": "absent"}),
+    ("Tortuous thoracic aorta.", {"aortic elongation": "present"}),
+    ("Atherosclerotic calcification of the aorta.", {"aortic atherosclerosis": "present"}),
+    ("Blunting of the left costophrenic sulcus.", {"costophrenic angle blunting": "present"}),
+    ("Lung volumes are low.", {"low lung volumes": "present"}),
     ("Fractures of the left fifth rib.", {"rib fracture": "present"}),
     (
         "Moderate left pneumothorax. Right pacemaker. No pleural effusion, consolidation.",

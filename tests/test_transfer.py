@@ -29,9 +29,9 @@ def external() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
         for turn, finding in enumerate(transfer.NIH_FINDINGS.values()):
             gold = "Yes." if LABELS[k] else "No."
             rows.append((sample_id, turn, 2, "yes_no", "?", gold, f"{finding}|presence"))
-            answers.append((sample_id, turn, "No.", PROBABILITIES[k]))
+            answers.append((sample_id, turn, "No.", PROBABILITIES[k], None))
         rows.append((sample_id, 2, 8, "captioning", "?", REPORTS[k], "report|impression"))
-        answers.append((sample_id, 2, WRITTEN[k], None))
+        answers.append((sample_id, 2, WRITTEN[k], None, None))
     columns = ["sample_id", "turn", "stage", "qtype", "question", "answer", "fact"]
     qa = pl.DataFrame(rows, schema=columns, orient="row").with_columns(
         **{name: pl.lit(None, dtype=kind) for name, kind in tables.QA.items() if name not in columns}
