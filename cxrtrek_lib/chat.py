@@ -25,7 +25,7 @@ _ANSWER = "\x01"
 class Turn:
     """One question of a case and its gold answer; `n_images` films have been shown when it is asked.
 
-    fact  what it asks about, as in tables.QA ("pneumothorax|presence"); empty for a reader's own question
+    fact  what it asks about, as in tables.QA ("pneumothorax|presence"); empty where that is not known
     """
 
     turn: int
@@ -59,7 +59,7 @@ def cases(studies: pl.DataFrame, qa: pl.DataFrame, folder: Path) -> list[Case]:
     ):
         question = question.replace(PLACEHOLDER, "").strip()
         turns.setdefault(sample_id, []).append(
-            Turn(turn, stage, qtype, whole_percent(question), whole_percent(answer), n_images, fact)
+            Turn(turn, stage, qtype, whole_percent(question), whole_percent(answer), n_images, fact or "")
         )
     found = []
     for sample_id, patient_id, images in studies.select("sample_id", "patient_id", "images").iter_rows():
