@@ -168,6 +168,8 @@ def _patterns() -> list[dict[str, Any]]:
 @cache
 def _pipeline() -> Language:
     nlp = spacy.blank("en")
+    # English tokenizers keep "Mass." together, for Massachusetts.
+    nlp.tokenizer.rules = {text: rule for text, rule in nlp.tokenizer.rules.items() if text != "Mass."}
     nlp.add_pipe("sentencizer")
     ruler = nlp.add_pipe("entity_ruler", config={"phrase_matcher_attr": "LOWER"})
     ruler.add_patterns(_patterns())

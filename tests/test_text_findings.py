@@ -50,6 +50,7 @@ SENTENCES = [
             "pneumothorax": "present",
         },
     ),
+    ("Mass. Edema.", {"mass": "present", "edema": "present"}),
     ("", {}),
     ("The film is rotated.", {}),
 ]
