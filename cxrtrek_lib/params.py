@@ -214,7 +214,7 @@ class Predict(Group):
 
     batch_cases: int = Field(ge=1, le=4096, description="cases decoded together; no effect on the answers")
     max_new_tokens: int = Field(ge=4, le=4096, description="longest answer in tokens")
-    processes: int = Field(ge=1, le=1024, description="share the cases between them; one per GPU")
+    processes: int = Field(ge=1, le=1024, description="share the cases between them; one per core or GPU")
 
 
 class Evaluate(Group):
