@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 from hypothesis import settings
 
 from cxrtrek_lib import paths
@@ -22,6 +23,14 @@ def scratch(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "FIGURES", tmp_path / "figures")
     monkeypatch.setattr(paths, "TABLES", tmp_path / "tables")
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """A test that lets PyTorch use fewer threads leaves the next one as many as before: bits depend on it."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def pytest_collection_modifyitems(items):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from cxrtrek_lib import model as models
 from cxrtrek_lib import paths, predict, prediction_run, tables
@@ -47,8 +48,15 @@ def cases(folder: Path):
     return [replace(case, sample_id=f"{case.sample_id}{i}") for i in range(3) for case in own][:7]
 
 
+@pytest.fixture(autouse=True)
+def one_thread(threads):
+    """The last bits of a probability depend on the number of threads, which processes share."""
+    torch.set_num_threads(1)
+
+
 def table(folder: Path, name: str, **settings) -> bytes:
     """The bytes of the table of a run with its own folder for unfinished work and films."""
+    torch.set_num_threads(1)  # also in a process of its own
     given = dict(
         context="predicted", batch_cases=3, max_new_tokens=LIMIT, work=folder / name,
         film_tokens=folder / f"{name}-films",
