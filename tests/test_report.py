@@ -16,6 +16,7 @@ from cxrtrek_lib.figures import save_table
 
 NAMES = (
     *("figure2_dataset", "test_films", "training_curves", "stage_radar", "context_modes"),
+    *("exposure_gap", "cross_stage_errors", "flipped_answer", "report_errors", "worked_case", "reliability"),
     *("stage_format_heatmap", "detection_examples", "ablations", "transfer_forest"),
 )
 SCORE = {"score": 0.5, "low": 0.4, "high": 0.6, "n": 100}
