@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 
-from cxrtrek_lib import batches, chat, params, paths, predict, tables
+from cxrtrek_lib import chat, params, paths, predict, tables
 from cxrtrek_lib import model as models
+from tests import by_hugging_face
 
 QUESTIONS = 26
 
@@ -30,31 +31,6 @@ def benchmark_cases(folder: Path, n: int) -> list[chat.Case]:
     ][:n]
     if len(found) < n:
         raise SystemExit(f"{folder}: {len(found)} test cases have {QUESTIONS} questions; lower --cases")
-    return found
-
-
-@torch.inference_mode()
-def by_generate(model, renderer, case: chat.Case, films, limit: int) -> list[str]:
-    """The answers to one case, the whole history read anew for each."""
-    shown = [films[path] for path in case.images]
-    history: list[int] = []
-    found = []
-    for piece, turn in zip(renderer.pieces(case.turns, shown)[:-1], case.turns, strict=True):
-        ids = torch.tensor([history + piece])
-        tokens = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            **batches.joined(shown[: turn.n_images]),
-            **renderer.types(ids),
-            do_sample=False,
-            max_new_tokens=limit,
-            eos_token_id=renderer.end_of_turn,
-            pad_token_id=renderer.processor.tokenizer.pad_token_id,
-            suppress_tokens=[model.config.image_token_id],
-        )[0, ids.shape[1] :].tolist()
-        written = tokens[: (*tokens, renderer.end_of_turn).index(renderer.end_of_turn)]
-        found.append(renderer.processor.tokenizer.decode(written).strip())
-        history += piece + written
     return found
 
 
@@ -78,7 +54,8 @@ def main() -> None:
     engine = ours.height / (time.process_time() - start)
     start, theirs = time.process_time(), {}
     for case in cases:
-        texts = by_generate(model, renderer, case, films, limit)
+        with torch.inference_mode():
+            texts = by_hugging_face.answers(model, renderer, case, films, context="predicted", limit=limit)
         theirs |= {(case.sample_id, t.turn): text for t, text in zip(case.turns, texts, strict=True)}
     generate = len(theirs) / (time.process_time() - start)
     for *question, text in ours.select("sample_id", "turn", "answer").iter_rows():

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from cxrtrek_lib import draws
 from cxrtrek_lib.chat import Case, Film, Renderer, Tokens, Turn, alone_mask
-from cxrtrek_lib.conversations import KINDS, format_of
+from cxrtrek_lib.conversations import KINDS, REPORT_STAGE, format_of
 
 LAYOUTS = ("presence", "alone", "shuffled", "ordered")
 PACKED = ("presence", "alone")  # every question by itself, behind one copy of the films
-REPORT_STAGE = 8
 
 
 @dataclass

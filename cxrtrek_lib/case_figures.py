@@ -11,11 +11,10 @@ from matplotlib import pyplot as plt
 
 from cxrtrek_lib import images
 from cxrtrek_lib.contact_sheet import GOLD, draw_boxes, film_axes
-from cxrtrek_lib.conversations import is_box, parse_boxes
+from cxrtrek_lib.conversations import REPORT_STAGE, is_box, parse_boxes
 from cxrtrek_lib.figures import BLUE, GREY, PAGE, RED, Drawing, styled
 from cxrtrek_lib.film_figures import ANSWER
 from cxrtrek_lib.text_findings import findings_in
-from cxrtrek_lib.traceability import REPORT
 
 
 def _states(text: str | None, finding: str) -> str:
@@ -26,7 +25,7 @@ def _states(text: str | None, finding: str) -> str:
 def _short(entry: dict, name: str) -> str:
     """An answer in a few words: what a report says of the finding, "box", or the text itself."""
     text = entry[name] or ""
-    if entry["stage"] == REPORT:
+    if entry["stage"] == REPORT_STAGE:
         return _states(text, entry["finding"])
     if parse_boxes(text):
         return "box"
@@ -54,7 +53,7 @@ def worked_case(
     sample, finding = chain["sample_id"][0], chain["finding"][0]
     study = studies.filter(sample_id=sample).row(0, named=True)
     film_axes(left, images.read(folder / study["images"][0]), f"{study['views'][0]} film", origin)
-    boxed = [entry for entry in chain.iter_rows(named=True) if entry["stage"] < REPORT]
+    boxed = [entry for entry in chain.iter_rows(named=True) if entry["stage"] < REPORT_STAGE]
     for name, colour, line in (("gold", GOLD, "-"), ("said", ANSWER, (0, (3, 2)))):
         boxes = [box for entry in boxed for box in parse_boxes(entry[name] or "") if is_box(box)]
         draw_boxes(left, boxes, colour, line)

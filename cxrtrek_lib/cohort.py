@@ -47,7 +47,7 @@ def make(
     folder = paths.FILMS / name if folder is None else Path(folder)
     studies = pl.concat([selection.cases, selection.priors])
     shown = signs.shown_as(selection.findings, studies, seed)
-    known = _facts(studies, selection.findings, shown)
+    known = _facts(studies, selection.findings, shown, selection.marks)
     names = [f"png/{sample_id.replace('/', '_')}.png" for sample_id in studies["sample_id"]]
     truths = render.render_all(
         [(facts, folder / file) for facts, file in zip(known, names, strict=True)],
@@ -145,24 +145,38 @@ def changes(cases: pl.DataFrame, findings: pl.DataFrame) -> pl.DataFrame:
     return changed.agg(cases=pl.len()).sort("finding", "change")
 
 
-def _facts(studies: pl.DataFrame, findings: pl.DataFrame, shown: pl.DataFrame) -> list[dict]:
+def _facts(
+    studies: pl.DataFrame, findings: pl.DataFrame, shown: pl.DataFrame, marks: pl.DataFrame | None
+) -> list[dict]:
     """What scene.film needs of each study: one row per finding of the film that is stated.
 
     findings  the annotated ones; shown  what they are shown as (signs.shown_as)
+    marks     readers' boxes to show, of one finding a study, one a side (tables.BOXES); None for none
     """
     absent = findings.filter((pl.col("status") == "absent") & pl.col("finding").is_in(RENDERABLE))
     absent = absent.with_columns(shown="finding", as_status="status")
     rows: dict[str, dict[str, list[dict]]] = {}
     for row in pl.concat([shown.drop_nulls("shown"), absent], how="diagonal").iter_rows(named=True):
         rows.setdefault(row["sample_id"], {}).setdefault(row["shown"], []).append(row)
+    boxes: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for mark in () if marks is None else marks.iter_rows(named=True):
+        of_finding = boxes.setdefault(mark["sample_id"], {}).setdefault(mark["target"], {})
+        of_finding[mark["laterality"]] = [mark[corner] for corner in CORNERS]
     facts = []
     for study in studies.iter_rows(named=True):
         stated = [_united(name, each) for name, each in sorted(rows.get(study["sample_id"], {}).items())]
+        drawn = boxes.get(study["sample_id"], {})
+        stated = [_boxed(row, drawn[row["finding"]]) if row["finding"] in drawn else row for row in stated]
         facts.append({
             "sample_id": study["sample_id"], "patient_id": study["patient_id"], "view": study["views"][0],
             "sex": study["sex"], "findings": stated,
         })  # fmt: skip
     return facts
+
+
+def _boxed(row: dict, boxes: dict[str, list[float]]) -> dict:
+    """A finding's row with readers' boxes {side: box}, on their sides."""
+    return row | {"laterality": "bilateral" if len(boxes) > 1 else next(iter(boxes)), "boxes": boxes}
 
 
 def _claimed(facts: dict) -> set[str]:
@@ -229,7 +243,8 @@ def _questions(
         cases = selection.cases.filter(here)["sample_id"].to_list()
         if cases:
             balance = build.yes_no_balance(rendered.filter(here), findings, ratio)
-            qa = build.questions(studies, told, boxes, seed, balance=balance)
+            # Splits are of whole patients: no question of one needs a study of another.
+            qa = build.questions(studies.filter(here), told, boxes, seed, balance=balance)
             asked.append(qa.filter(pl.col("sample_id").is_in(cases)))
     return pl.concat(asked)
 

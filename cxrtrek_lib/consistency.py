@@ -11,10 +11,12 @@ import numpy as np
 import polars as pl
 
 from cxrtrek_lib import draws
+from cxrtrek_lib.conversations import REPORT_STAGE
 from cxrtrek_lib.findings import FINDINGS
+from cxrtrek_lib.inference_stats import bootstrap_means
 from cxrtrek_lib.metrics import yes_no
 from cxrtrek_lib.text_findings import findings_in
-from cxrtrek_lib.traceability import IS_WRONG, REPORT, means
+from cxrtrek_lib.traceability import IS_WRONG
 
 _KEYS = ["sample_id", "turn"]
 _IDENTIFY = 2  # the stage that asks whether a finding is there
@@ -52,7 +54,7 @@ def report_claims(qa: pl.DataFrame, answers: pl.DataFrame) -> list[tuple[str, in
     qa       tables.QA; only questions of stage 8 count
     answers  sample_id, turn, answer; a report that is missing says nothing
     """
-    asked = qa.filter(stage=REPORT).select(_KEYS)
+    asked = qa.filter(stage=REPORT_STAGE).select(_KEYS)
     given = asked.join(answers.select(*_KEYS, "answer"), on=_KEYS, how="left", maintain_order="left")
     return [(sample, turn, findings_in(text or "")) for sample, turn, text in given.iter_rows()]
 
@@ -79,7 +81,7 @@ def claims(qa: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:
             table += [(sample, turn, stage, finding, says) for finding in sorted(findings_of(fact))]
     for sample, turn, said in report_claims(qa, answers):
         stated = [(name, says) for name, says in said.items() if says != "uncertain"]
-        table += [(sample, turn, REPORT, name, says) for name, says in stated]
+        table += [(sample, turn, REPORT_STAGE, name, says) for name, says in stated]
     return pl.DataFrame(table, schema=_CLAIMS, orient="row")
 
 
@@ -118,7 +120,9 @@ def contradictions(
             row = {"system": system, "stage": stage, "n": part.height}
             row["n_patients"] = part["patient_id"].n_unique()
             for name, found in zip(
-                _CONTRADICTIONS, means(values, part["patient_id"], n_boot=n_boot, seed=seed), strict=True
+                _CONTRADICTIONS,
+                bootstrap_means(values, part["patient_id"], n_boot=n_boot, seed=seed),
+                strict=True,
             ):
                 row |= dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
             table.append(row)
@@ -150,7 +154,7 @@ def report_statements(qa: pl.DataFrame, answers: pl.DataFrame, rows: pl.DataFram
         schema={"fact": pl.String, "finding": pl.String},
         orient="row",
     )
-    earlier = rows.filter(pl.col("stage") < REPORT).join(named, on="fact")
+    earlier = rows.filter(pl.col("stage") < REPORT_STAGE).join(named, on="fact")
     first = earlier.group_by("sample_id", "finding").agg(
         first_wrong=pl.col("stage").filter(IS_WRONG).min(), asked=pl.lit(True)
     )
@@ -188,7 +192,7 @@ def report_errors(statements: pl.DataFrame, *, n_boot: int, seed: int) -> pl.Dat
         for key, (values, patients) in (("of_wrong", share), ("risk", risk)):
             found = (None, None, None)
             if len(values):
-                found = means(values[:, None], patients, n_boot=n_boot, seed=seed)[0]
+                found = bootstrap_means(values[:, None], patients, n_boot=n_boot, seed=seed)[0]
             row |= dict(zip((key, f"{key}_low", f"{key}_high"), found, strict=True))
         table.append(row)
     return pl.DataFrame(table, schema=_ORIGINS)
@@ -226,7 +230,9 @@ def worked_case(
     pool = sorted(returning.rows(), key=lambda row: (draws.key(seed, "worked case", *row), row))
     sample, finding = pool[0] if pool else ("", "")
     about = [fact for fact in rows["fact"].unique() if finding in findings_of(fact)]
-    asked = rows.filter(sample_id=sample).filter((pl.col("stage") == REPORT) | pl.col("fact").is_in(about))
+    asked = rows.filter(sample_id=sample).filter(
+        (pl.col("stage") == REPORT_STAGE) | pl.col("fact").is_in(about)
+    )
     texts = qa.select(*_KEYS, "question", gold="answer")
     chain = (
         asked.join(texts, on=_KEYS)
@@ -248,7 +254,11 @@ def worked_case(
         return findings_in(text or "").get(finding, "absent") != "absent"
 
     agrees = [states(gold) == states(said) for gold, said in chain.select("gold", "said").iter_rows()]
-    right = pl.when(pl.col("stage") == REPORT).then(pl.Series(agrees, dtype=pl.Boolean)).otherwise(~IS_WRONG)
+    right = (
+        pl.when(pl.col("stage") == REPORT_STAGE)
+        .then(pl.Series(agrees, dtype=pl.Boolean))
+        .otherwise(~IS_WRONG)
+    )
     return chain.with_columns(right=right)
 
 

@@ -26,6 +26,7 @@ STAGES = {
     7: ("Diagnosis and advice", ("Diagnosis_Advice",)),
     8: ("Report", ("Report_Generation[Impression]", "Report_Generation[Findings]", "Report_Generation[ALL]")),
 }
+REPORT_STAGE = 8  # the last one, whatever the order of the others
 TASK_TYPES = {stage: tasks for stage, (_, tasks) in STAGES.items()}
 
 # qtype -> response format. "multi-choice-N" names the number of options.

@@ -198,7 +198,7 @@ def run(job: dict) -> None:
     cache = Path(job["film_tokens"]) if job.get("film_tokens") else None
     inputs = models.film_inputs(model, processor, films, cache=cache)
     parameters = models.count_parameters(model)
-    models.few_threads(model)
+    train_settings.few_threads(model)
     key = [fingerprint(job, split) if state.is_main_process else ""]
     history, weights = train.fit(
         model,

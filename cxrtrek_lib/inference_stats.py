@@ -73,9 +73,21 @@ def bootstrap_mean(
         raise ValueError(
             f"{len(scores)} scores for {len(patients)} patient ids: give one id per score, at least 1"
         )
-    sums, counts = patient_sums(np.asarray(scores), patients)
-    draws = [w @ sums[:, 0] / (w @ counts) for w in cluster_weights(len(counts), n_boot, seed)]
-    return (float(np.mean(np.asarray(scores))), *interval(np.concatenate(draws)))
+    return bootstrap_means(np.asarray(scores), patients, n_boot=n_boot, seed=seed)[0]
+
+
+def bootstrap_means(
+    scores: np.ndarray, patients: Sequence, *, n_boot: int = 2000, seed: int
+) -> list[tuple[float, float, float]]:
+    """`bootstrap_mean` of every column of float (N, K), same draws for all: (mean, low, high) of each.
+
+    Raises ValueError when N is 0.
+    """
+    sums, counts = patient_sums(scores, patients)
+    draws = [w @ sums / (w @ counts)[:, None] for w in cluster_weights(len(counts), n_boot, seed)]
+    columns = np.concatenate(draws).T
+    means = sums.sum(0) / counts.sum()
+    return [(float(mean), *interval(column)) for mean, column in zip(means, columns, strict=True)]
 
 
 def paired_difference(

@@ -10,8 +10,10 @@ import numpy as np
 import polars as pl
 
 from cxrtrek_lib.consistency import findings_of, report_claims
+from cxrtrek_lib.conversations import REPORT_STAGE
+from cxrtrek_lib.inference_stats import bootstrap_means
 from cxrtrek_lib.metrics import normal
-from cxrtrek_lib.traceability import IS_WRONG, REPORT, means
+from cxrtrek_lib.traceability import IS_WRONG
 
 ABOUT = ("same finding", "other findings", "whole study")
 FLIPS = ("right answer flipped", "wrong answer flipped")
@@ -104,7 +106,7 @@ def effects(apart: pl.DataFrame, *, n_boot: int, seed: int) -> pl.DataFrame:
         if part.is_empty():
             continue
         values = part.select(pl.col(_NUMBERS).cast(pl.Float64)).to_numpy()
-        found = means(values, part["patient_id"], n_boot=n_boot, seed=seed)
+        found = bootstrap_means(values, part["patient_id"], n_boot=n_boot, seed=seed)
         counts = {"n": part.height, "n_cases": part["sample_id"].n_unique()}
         row = {"flip": flip, "about": about, "stage": stage} | counts
         row["n_patients"] = part["patient_id"].n_unique()
@@ -139,7 +141,7 @@ def report_follows(
         key[0]: (facts[key].split("|")[0], "present" if text.startswith("Yes") else "absent")
         for key, text in replaced.items()
     }
-    reports = qa.filter(pl.col("stage") == REPORT, pl.col("sample_id").is_in(list(wanted)))
+    reports = qa.filter(pl.col("stage") == REPORT_STAGE, pl.col("sample_id").is_in(list(wanted)))
     if reports.is_empty():
         return pl.DataFrame(schema=_REPORTS)
     found = []
@@ -157,7 +159,9 @@ def report_follows(
     contexts = ("own answer", found[0]), ("flipped answer", found[1]), ("difference", found[1] - found[0])
     for context, values in contexts:
         row = {"context": context, "n": len(values), "n_patients": patients.n_unique()}
-        for name, part in zip(_FOLLOWS, means(values, patients, n_boot=n_boot, seed=seed), strict=True):
+        for name, part in zip(
+            _FOLLOWS, bootstrap_means(values, patients, n_boot=n_boot, seed=seed), strict=True
+        ):
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), part, strict=True))
         table.append(row)
     return pl.DataFrame(table, schema=_REPORTS)

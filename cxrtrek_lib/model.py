@@ -35,7 +35,6 @@ from cxrtrek_lib.encoder import CxrEncoder
 ASSEMBLED = ("small", "smollm2")
 # What families call the layers between vision tower and language model.
 PROJECTORS = ("multi_modal_projector", "connector")
-SMALL_WIDTH = 256
 
 if not is_torchvision_available():
     # Transformers makes no video processor without torchvision and then refuses the whole processor (of
@@ -311,18 +310,6 @@ def _stored(cache: Path, tower: CxrEncoder, processor, paths: Sequence[Path]) ->
         path: folder / f"{blake2b(path.read_bytes(), digest_size=16).hexdigest()}.safetensors"
         for path in paths
     }
-
-
-def few_threads(model) -> None:
-    """Let PyTorch use one thread on a CPU when what is tuned is a small decoder behind a frozen encoder.
-
-    Two threads need longer to meet than a matrix of such a decoder takes: on two cores one thread trained on
-    6,400 tokens a second with another job beside it, two threads alone on 3,200.
-    """
-    frozen = not any(parameter.requires_grad for parameter in vision_tower(model).parameters())
-    width = core(model).get_decoder().config.hidden_size
-    if frozen and width <= SMALL_WIDTH and not torch.accelerator.is_available():
-        torch.set_num_threads(1)
 
 
 def count_parameters(model) -> dict[str, int]:

@@ -8,8 +8,7 @@ import numpy as np
 
 from cxrtrek_lib import draws
 from cxrtrek_lib.chat import Case
-
-REPORT_STAGE = 8
+from cxrtrek_lib.conversations import REPORT_STAGE
 
 
 class Mode(NamedTuple):

@@ -75,7 +75,7 @@ def step_parameters(
     """What is injected: for each declared name its group of params.yaml, or its --set value.
 
     declared  as declared_parameters gives them
-    groups    params.Params.groups()
+    groups    params_schema.Params.groups()
     settings  --set NAME=VALUE, already parsed
     Raises ValueError on a setting that is a group, is not declared, or is of another type than the declared
     literal (None takes any type), and on a declared name that is neither group nor setting.

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from cxrtrek_lib.calibration import BINS
-from cxrtrek_lib.conversations import STAGES
+from cxrtrek_lib.conversations import REPORT_STAGE, STAGES
 from cxrtrek_lib.figures import (
     BLACK,
     BLUE,
@@ -31,7 +31,7 @@ from cxrtrek_lib.figures import (
     styled,
 )
 from cxrtrek_lib.intervention import ABOUT
-from cxrtrek_lib.traceability import REPORT, WRONG_BELOW
+from cxrtrek_lib.traceability import WRONG_BELOW
 
 MATRICES = {"predicted": "Own answers as context", "gold": "Annotated answers as context"}
 _WRONG = f"Wrong: primary score below {WRONG_BELOW}."
@@ -228,14 +228,14 @@ def report_errors(
     if later:
         a.legend(loc="center right")
     letter(a, "a", "Contradictions within a case")
-    places = [*range(1, REPORT), None]
+    places = [*range(1, REPORT_STAGE), None]
     for shift, kind, colour in ((-0.2, "wrong", RED), (0.2, "right", SKY)):
         part = first.filter(report=kind)
         share = dict(part.select("stage", "share").iter_rows())
         heights = [share.get(stage, 0.0) for stage in places]
         label = f"{kind} report (n = {part['n_cases'].sum():,})"
         b.bar(np.arange(len(places)) + shift, heights, 0.38, color=colour, label=label)
-    b.set_xticks(range(len(places)), [*map(str, range(1, REPORT)), "none"])
+    b.set_xticks(range(len(places)), [*map(str, range(1, REPORT_STAGE)), "none"])
     b.set_xlabel("stage of the first wrong answer")
     b.set_ylabel("share of cases")
     b.legend(loc="upper right")

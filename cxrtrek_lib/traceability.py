@@ -12,27 +12,12 @@ import numpy as np
 import polars as pl
 
 from cxrtrek_lib import evaluation
-from cxrtrek_lib.conversations import STAGES
+from cxrtrek_lib.conversations import REPORT_STAGE, STAGES
 from cxrtrek_lib.inference_stats import cluster_weights, holm, interval, patient_sums
 
 WRONG_BELOW = 0.5
-REPORT = 8
 IS_WRONG = pl.col("score") < WRONG_BELOW
 _PAIRS = [(given, stage) for given in STAGES for stage in STAGES if given != stage]
-
-
-def means(
-    values: np.ndarray, patients: pl.Series, *, n_boot: int, seed: int
-) -> list[tuple[float, float, float]]:
-    """Mean of every column with its 95 % patient-cluster interval: float (N, K) -> K times (mean, low, high).
-
-    Raises ValueError when N is 0.
-    """
-    totals, counts = patient_sums(values, patients)
-    draws = [w @ totals / (w @ counts)[:, None] for w in cluster_weights(len(counts), n_boot, seed)]
-    boot = np.concatenate(draws)
-    found = totals.sum(0) / counts.sum()
-    return [(float(mean), *interval(boot[:, k])) for k, mean in enumerate(found)]
 
 
 def exposure_gap(systems: Mapping[str, pl.DataFrame], *, n_boot: int, seed: int) -> pl.DataFrame:
@@ -213,8 +198,8 @@ def first_wrong_stage(rows: pl.DataFrame) -> pl.DataFrame:
     Columns report ("wrong", "right"), stage (null: every earlier answer is right), n_cases, share (of the
     cases with such a report). Cases that were not asked for a report are left out.
     """
-    reports = rows.filter(stage=REPORT).group_by("sample_id").agg(pl.mean("score"))
-    earlier = rows.filter(pl.col("stage") < REPORT, IS_WRONG).group_by("sample_id").agg(pl.min("stage"))
+    reports = rows.filter(stage=REPORT_STAGE).group_by("sample_id").agg(pl.mean("score"))
+    earlier = rows.filter(pl.col("stage") < REPORT_STAGE, IS_WRONG).group_by("sample_id").agg(pl.min("stage"))
     label = pl.when(IS_WRONG).then(pl.lit("wrong")).otherwise(pl.lit("right"))
     cases = reports.select("sample_id", report=label).join(earlier, on="sample_id", how="left")
     counts = cases.group_by("report", "stage").agg(n_cases=pl.len())

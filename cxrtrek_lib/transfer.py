@@ -12,11 +12,11 @@ question is asked inside the stage flow, after the model's own answers to the st
 import polars as pl
 
 from cxrtrek_lib import inference_stats, metrics
+from cxrtrek_lib.conversations import REPORT_STAGE
 
 # The label that the radiologists gave -> the finding that is asked about. Their "airspace opacity" is wider
 # than consolidation; it is what the simulated films show for it, and the name the model was taught.
 NIH_FINDINGS = {"pneumothorax": "pneumothorax", "airspace opacity": "consolidation"}
-REPORT_STAGE = 8
 
 
 def classification(studies: pl.DataFrame, qa: pl.DataFrame, answers: dict, **draws: int) -> list[dict]:

@@ -30,7 +30,7 @@ def losses(model, renderer, cases, films, *, layout: str) -> list[float]:
     return found
 
 
-def written(model, renderer, history: list[int], films) -> list[int]:
+def written(model, renderer, history: list[int], films, limit: int = LIMIT) -> list[int]:
     """Tokens that `generate` writes after a history that shows these films, without the end of turn."""
     ids = torch.tensor([history])
     tokens = model.generate(
@@ -39,7 +39,7 @@ def written(model, renderer, history: list[int], films) -> list[int]:
         **batches.joined(films),
         **renderer.types(ids),
         do_sample=False,
-        max_new_tokens=LIMIT,
+        max_new_tokens=limit,
         eos_token_id=renderer.end_of_turn,
         pad_token_id=0,
         suppress_tokens=[model.config.image_token_id],
@@ -59,7 +59,9 @@ def probability(model, renderer, history: list[int], answer: list[int], films) -
     return logits.softmax(-1).gather(1, torch.tensor(answer)[:, None]).prod().item()
 
 
-def answers(model, renderer, case, films, *, context: str, replaced=predict.NOTHING) -> list[str]:
+def answers(
+    model, renderer, case, films, *, context: str, replaced=predict.NOTHING, limit: int = LIMIT
+) -> list[str]:
     """One `generate` call per question on the whole history: no cache kept, no batch."""
     found, n_images = [], 0
     shown = [films[path] for path in case.images]
@@ -68,7 +70,7 @@ def answers(model, renderer, case, films, *, context: str, replaced=predict.NOTH
     for k, turn in enumerate(case.turns):
         history = renderer.pieces([turn], shown)[0] if context == "none" else history + pieces[k]
         n_images = turn.n_images if context == "none" else max(turn.n_images, n_images)
-        tokens = written(model, renderer, history, shown[:n_images])
+        tokens = written(model, renderer, history, shown[:n_images], limit)
         found.append(renderer.processor.tokenizer.decode(tokens).strip())
         said = replaced.get((case.sample_id, turn.turn), turn.answer if context == "gold" else None)
         history = history + (tokens if said is None else list(renderer.tokenise(said)))

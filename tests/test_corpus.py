@@ -9,11 +9,11 @@ import pytest
 from real_tables import sample, table
 from tables_by_hand import boxes, findings, studies
 
-from cxrtrek_lib import build, corpus, params, tables
+from cxrtrek_lib import build, corpus, params_schema, tables
 from cxrtrek_lib.sources.common import Annotations
 
 SPLIT = {"validate": 0.05, "test": 0.05}
-NO_FOLDERS = dict.fromkeys(params.Folders.model_fields)
+NO_FOLDERS = dict.fromkeys(params_schema.Folders.model_fields)
 
 
 def test_splits_by_patient():

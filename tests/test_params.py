@@ -7,7 +7,7 @@ import pytest
 import yaml
 from ruamel.yaml import YAML
 
-from cxrtrek_lib import params, paths
+from cxrtrek_lib import params, params_schema, paths
 
 
 def plain(path):
@@ -89,7 +89,8 @@ def test_a_wrong_type_or_range_is_refused_with_the_key(load, path, value):
     for wrong in ["3", "true", True, -1, 10**12, float("nan"), float("inf"), {}, [], ["x"], {"train": 1}]:
         if isinstance(value, str) and isinstance(wrong, str):
             continue  # any text may name a checkpoint
-        if isinstance(wrong, str) and (path[:2] == ("dataset", "folders") or path[-1] == "accelerate_config"):
+        named = path[:2] in (("dataset", "folders"), ("images", "roots")) or path[-1] == "accelerate_config"
+        if isinstance(wrong, str) and named:
             continue  # or a folder, or a file
         if isinstance(value, bool) and isinstance(wrong, bool):
             continue
@@ -130,6 +131,11 @@ def test_a_wrong_type_or_range_is_refused_with_the_key(load, path, value):
             "cohort.size_px: must be a whole number >= 64 and <= 1024 and a multiple",
         ),
         (("cohort", "external", "nih"), 1, "cohort.external.nih: must be greater than or equal to 4"),
+        (("images", "roots", "nhi"), "../films", "images.roots.nhi: no such key; did you mean nih?"),
+        (("images", "roots", "nih"), "  ", "images.roots.nih: must be"),
+        (("images", "roots", "chexpert"), "../films", "images.roots: no real films of chexpert: those of"),
+        (("images", "roots", "siim"), "../films", "images.roots: no real films of siim"),
+        (("images", "roots"), None, "images.roots: must be a mapping of nih, openi, rsna, vindr"),
         (("model", "heads"), 7, "model: hidden_size 128 must be a multiple of 2 x heads (14)"),
         (("train", "precision"), "bf1", "train.precision: 'bf1' is not known; did you mean bf16?"),
         (("train", "patience"), 0, "train.patience: must be null or a whole number >= 1 and <= 1000"),
@@ -140,6 +146,19 @@ def test_a_wrong_type_or_range_is_refused_with_the_key(load, path, value):
 )
 def test_the_line_says_what_where_and_the_fix(load, path, value, told):
     assert message(load, changed(path, value)).startswith(told)
+
+
+def test_a_root_of_an_external_source_without_a_cohort_is_refused(load):
+    content = changed(("images", "roots", "openi"), "../films")
+    assert load(content).images.roots.openi == "../films"
+    del content["cohort"]["external"]["openi"]
+    assert message(load, content).startswith("images.roots names films of openi, which cohort.external does")
+
+
+def test_a_dataset_named_twice_is_refused(load):
+    text = (paths.PROFILES / "default.yaml").read_text()
+    twice = text.replace("    nih: null\n", "    nih: ../films\n    nih: ../others\n")
+    assert "nih stands twice" in message(load, twice)
 
 
 def test_a_misspelt_key_is_named_before_what_is_then_missing(load):
@@ -184,8 +203,8 @@ def test_other_literals_read_as_dvc_reads_them(text):
 
 
 def test_the_sources_are_the_modules_that_read_them():
-    known = set(params.Roles.model_fields) - {"authors"}  # read by authors.py
-    assert set(get_args(params.ExternalSource)) <= known
+    known = set(params_schema.Roles.model_fields) - {"authors"}  # read by authors.py
+    assert set(get_args(params_schema.ExternalSource)) <= known
     modules = {path.stem for path in (paths.ROOT / "cxrtrek_lib" / "sources").glob("[!_]*.py")}
     assert known <= modules
 
