@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test smoke lab lint
+.PHONY: help repro test smoke docs lab lint
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,7 @@ repro: $(STAMP) ## run the study: install if needed, then every step that is out
 	@test -e .git || $(BIN)/dvc config --local core.no_scm true
 	$(BIN)/python -m cxrtrek_lib.params
 	$(BIN)/dvc repro
+	$(BIN)/python -m cxrtrek_lib.readme
 
 test: $(STAMP) ## run the whole test suite, the pipeline at smoke size included
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -25,8 +26,13 @@ test: $(STAMP) ## run the whole test suite, the pipeline at smoke size included
 smoke: $(STAMP) ## run the whole pipeline at smoke size in a scratch copy (minutes)
 	$(BIN)/python -m pytest -s -m smoke tests/test_smoke.py
 
-lab: $(STAMP) ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab notebooks
+docs: $(STAMP) ## write what is generated: README's numbers, docs/parameters.md
+	$(BIN)/python -m cxrtrek_lib.readme
+	$(BIN)/python -m cxrtrek_lib.parameter_reference
+
+lab: $(STAMP) ## open JupyterLab on notebooks/explore.ipynb, the others beside it; needs no network
+	@# Committed notebooks name no kernel: .jupyter lets JupyterLab take the one there is, and fetch no news.
+	JUPYTER_CONFIG_PATH=$(CURDIR)/.jupyter $(BIN)/jupyter lab notebooks/explore.ipynb
 
 lint: $(STAMP) ## check style: ruff, and no outputs in notebooks
 	$(BIN)/ruff check .

@@ -125,7 +125,7 @@ def compare_layouts(model, renderer, films, cases, repeats: int) -> None:
 
 def ours(model, renderer, films, cases) -> None:
     settings = Settings(
-        presence_epochs=0, epochs=1,
+        short_epochs=0, epochs=1,
         patience=None, batch_cases=BATCH, accumulation=1, gradient_checkpointing=False,
         precision="fp32", loss_per="token", questions_per_case=None, learning_rate=1e-4, muon_rate=None,
         warmup_steps=0, alone_share=0.0, shuffled_share=0.0, checkpoint_minutes=60,

@@ -35,7 +35,7 @@ def scored(folder: Path, studies: pl.DataFrame, qa: pl.DataFrame) -> dict[tuple[
     asked = qa.join(answers[REFERENCE], on=turns, how="semi")
     train = qa.join(studies.filter(split="train"), on="sample_id", how="semi")
     answers[MAJORITY] = majority_predictions(train, asked)
-    return {key: score_answers(asked, given, studies) for key, given in answers.items()}
+    return {key: score_answers(asked, given, studies, progress=True) for key, given in answers.items()}
 
 
 def ablations_json(systems: dict[tuple[str, str], pl.DataFrame], *, n_boot: int, seed: int) -> dict[str, Any]:

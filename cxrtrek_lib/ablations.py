@@ -59,23 +59,6 @@ def workplace(settings: dict[str, Any], inputs: Sequence[Path]) -> Path:
     return work
 
 
-def start(trained: Path, out: Path, texts: Sequence[str], settings: dict[str, Any], *, seed: int) -> str:
-    """What every arm starts from: a folder, or the id of a checkpoint that brings its own encoder.
-
-    trained   folder of the tuned checkpoint, whose image encoder the assembled ones take over
-    texts     questions and answers that `small` learns its vocabulary from
-    settings  the `model` group of params.yaml
-    """
-    if settings["checkpoint"] not in models.ASSEMBLED:
-        return settings["checkpoint"]
-    tuned, _ = models.load(trained)
-    model, processor = models.assemble(
-        settings["checkpoint"], models.vision_tower(tuned), texts, settings, seed=seed
-    )
-    models.save(model, processor, out)
-    return str(out)
-
-
 def job(arm: Arm, *, start: str, films: Path, settings: dict[str, Any], work: Path) -> dict[str, Any]:
     """The training of an arm as finetune.launch takes it.
 

@@ -11,10 +11,11 @@ detection    mean IoU           mean over answers, see metrics.box_score        
              AP at IoU 0.5      COCO's, one class, answers ranked by `prob_answer`     pycocotools
 
 Higher is better, 0 to 1. Every metric is a function of sums per patient, or of rows with a weight per
-patient, so that each has the same patient-cluster interval as the primary scores.
+patient, so that each has the same patient-cluster interval as the primary scores. RadGraph-F1, CheXbert-F1,
+RaTEScore and GREEN are of the reports alone (clinical_metrics.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -22,9 +23,11 @@ import numpy as np
 import polars as pl
 from sacrebleu.metrics import BLEU
 
-from cxrtrek_lib.conversations import FORMATS, is_box, parse_boxes
+from cxrtrek_lib import clinical_metrics
+from cxrtrek_lib.boxes import iou_matrix
+from cxrtrek_lib.conversations import FORMATS, REPORT_STAGE, is_box, parse_boxes
 from cxrtrek_lib.inference_stats import cluster_weights, interval, patient_sums
-from cxrtrek_lib.metrics import IOU_HIT, LONGEST, VERSION, iou_matrix
+from cxrtrek_lib.metrics import IOU_HIT, KEYS, LONGEST, VERSION
 
 BLEU_ORDER = 4
 MAX_BOXES = 100  # of one answer, the first so many; COCO's limit
@@ -35,10 +38,10 @@ _BLEU = BLEU(max_ngram_order=BLEU_ORDER, lowercase=True, smooth_method="none", e
 NOT_RUN = {
     "METEOR": "NLTK's data set wordnet",
     "BERTScore": "package bert-score and the weights of roberta-large",
-    "RadGraph-F1": "package radgraph and the weights of RadGraph-XL",
-    "CheXbert-F1": "package f1chexbert and the weights of CheXbert",
-    "RaTEScore": "package RaTEScore and the weights of RaTE-NER and RaTEScore",
-    "GREEN": "package green-score, the weights of GREEN-RadLlama2-7b and a GPU",
+    "RadGraph-F1": "evaluate.clinical: package radgraph and the weights of RadGraph-XL",
+    "CheXbert-F1": "evaluate.clinical: package f1chexbert and the weights of CheXbert",
+    "RaTEScore": "evaluate.clinical: package RaTEScore, weights of RaTE-NER-Deberta and BioLORD-2023-C",
+    "GREEN": "evaluate.clinical: package green-score, the weights of GREEN-radllama2-7b and a GPU",
 }
 _ROW = {
     "system": pl.String, "format": pl.String, "metric": pl.String, "n": pl.Int64, "score": pl.Float64,
@@ -120,14 +123,14 @@ def macro_f1(given: Answers) -> np.ndarray:
     return _of_sums(given, values.astype(float), score)
 
 
-def box_hits(gold: list[list[float]], boxes: list[list[float]]) -> list[bool]:
+def box_hits(gold: list[list[float]], boxes: list[list[float]], iou_hit: float = IOU_HIT) -> list[bool]:
     """Which boxes of an answer are right: each takes the free gold box that it overlaps most."""
     free, hits = set(range(len(gold))), []
     iou = (
         iou_matrix(np.asarray(gold, dtype=float), np.asarray(boxes, dtype=float)) if gold and boxes else None
     )
     for k in range(len(boxes)):
-        fitting = [(iou[g, k], g) for g in sorted(free) if iou[g, k] >= IOU_HIT]
+        fitting = [(iou[g, k], g) for g in sorted(free) if iou[g, k] >= iou_hit]
         hits.append(bool(fitting))
         if fitting:
             free.remove(max(fitting)[1])
@@ -151,10 +154,10 @@ def average_precision(given: Answers) -> np.ndarray:
         sure += [row["prob_answer"] if row["prob_answer"] is not None else -1.0] * len(found)
     order = np.argsort(-np.asarray(sure), kind="stable")
     right, patients = np.asarray(hits, dtype=float)[order], np.asarray(patients, dtype=int)[order]
-    return np.array([_average_precision(right, row[patients], row @ gold_boxes) for row in given.weights])
+    return np.array([precision_area(right, row[patients], row @ gold_boxes) for row in given.weights])
 
 
-def _average_precision(right: np.ndarray, weights: np.ndarray, n_gold: float) -> float:
+def precision_area(right: np.ndarray, weights: np.ndarray, n_gold: float) -> float:
     """Area under the curve of one draw: right (K,) from the surest box on, weights (K,), gold boxes."""
     if not n_gold:
         return np.nan
@@ -183,21 +186,23 @@ def scores(
     *,
     n_boot: int,
     seed: int,
+    clinical: Mapping[str, Mapping[str, str]] | None = None,
 ) -> pl.DataFrame:
-    """One row per system, format and metric, and one per metric of `NOT_RUN` (system "any").
+    """One row per system, format and metric, and one per metric of `NOT_RUN` that did not run (system "any").
 
     qa       questions (tables.QA)
     answers  system -> predictions: sample_id, turn, answer and prob_answer
     rows     system -> scored answers of the same questions (metrics.score_answers)
+    clinical metric of reports that is to run -> its "python" and "weights" (clinical_metrics.of_pairs)
     Returns system, format, metric, n (answers), score, low, high (fractions; 95 % patient-cluster bootstrap;
     null when not run), note (empty, or "not run: needs ..."), direction, range, version.
     """
-    truth = qa.select("sample_id", "turn", gold="answer", gold_boxes="bbox_list")
+    truth = qa.select(*KEYS, gold="answer", gold_boxes="bbox_list")
     table = []
     for system, scored in rows.items():
-        given = answers[system].select("sample_id", "turn", "answer", "prob_answer")
+        given = answers[system].select(*KEYS, "answer", "prob_answer")
         for part in (truth, given):
-            scored = scored.join(part, on=["sample_id", "turn"], how="left", maintain_order="left")
+            scored = scored.join(part, on=KEYS, how="left", maintain_order="left")
         for kind, named in METRICS.items():
             part = scored.filter(pl.col("format") == kind)
             if part.is_empty():
@@ -208,10 +213,43 @@ def scores(
                 needs = "prob_answer, the probability of each answer" if missing else None
                 draws = None if missing else score(ready)
                 table.append(_row(system, kind, metric, part.height, draws, needs))
-    n_texts = qa.filter(pl.col("qtype").replace_strict(FORMATS) == "open-ended").height
+    texts = qa.filter(pl.col("qtype").replace_strict(FORMATS) == "open-ended")
+    n_texts, n_reports = texts.height, texts.filter(stage=REPORT_STAGE).height
     if n_texts:
-        table += [_row("any", "open-ended", m, n_texts, None, needs) for m, needs in NOT_RUN.items()]
+        for metric, needs in NOT_RUN.items():
+            if clinical and metric in clinical:
+                table += _clinical(metric, truth, answers, rows, clinical[metric], n_boot, seed)
+            else:
+                n = n_reports if metric in clinical_metrics.METRICS else n_texts
+                table.append(_row("any", "open-ended", metric, n, None, needs))
     return pl.DataFrame(table, schema=_ROW)
+
+
+def _clinical(
+    metric: str, truth: pl.DataFrame, answers: dict, rows: dict, how: Mapping, n_boot: int, seed: int
+) -> list[dict]:
+    """A row per system of a metric of the reports, or one that says why it did not run."""
+    reports = {}
+    for system, scored in rows.items():
+        part = scored.filter(pl.col("stage") == REPORT_STAGE, pl.col("format") == "open-ended")
+        for other in (truth, answers[system].select(*KEYS, "answer")):
+            part = part.join(other, on=KEYS, how="left", maintain_order="left")
+        reports[system] = part.with_columns(pl.col("answer").fill_null("").str.slice(0, LONGEST))
+    pairs = pl.concat([part.select("gold", "answer") for part in reports.values()]).rows()
+    if not pairs:
+        return []
+    try:
+        parts = clinical_metrics.of_pairs(metric, pairs, **how)
+    except ValueError as error:
+        n = len(pairs) // len(reports)
+        return [_row("any", "open-ended", metric, n, None, f"a working package: {error}")]
+    table = []
+    for system, part in reports.items():
+        values = np.array([parts[pair] for pair in part.select("gold", "answer").iter_rows()])
+        with np.errstate(invalid="ignore"):
+            draws = _of_sums(_ready(part, n_boot, seed), values, lambda totals: totals[:, 0] / totals[:, 1])
+        table.append(_row(system, "open-ended", metric, part.height, draws, None))
+    return table
 
 
 def _ready(part: pl.DataFrame, n_boot: int, seed: int) -> Answers:

@@ -1,8 +1,8 @@
 """Cases as batches: which questions of a case, in which order, which cases together, laid out as tensors.
 
-Cases are laid out in four ways: `presence` (is a finding there? every question by itself), `alone` (questions
-of all kinds, every one by itself), `shuffled` (in random order, the report last) and `ordered` (the stages as
-they are). All give the same loss per answer.
+Cases are laid out in five ways: `presence` (is a finding there?), `short` (that, and single choices) and
+`alone` (questions of all kinds) ask every question by itself; `shuffled` (in random order, the report last)
+and `ordered` (the stages as they are) are conversations. All give the same loss per answer.
 """
 
 from collections import Counter
@@ -17,8 +17,9 @@ from cxrtrek_lib import draws
 from cxrtrek_lib.chat import Case, Film, Renderer, Tokens, Turn, alone_mask
 from cxrtrek_lib.conversations import KINDS, REPORT_STAGE, format_of
 
-LAYOUTS = ("presence", "alone", "shuffled", "ordered")
-PACKED = ("presence", "alone")  # every question by itself, behind one copy of the films
+LAYOUTS = ("presence", "short", "alone", "shuffled", "ordered")
+PACKED = ("presence", "short", "alone")  # every question by itself, behind one copy of the films
+PRESENCE_SHARE = 0.25  # of the first passes asks about presence alone: choices build on it
 
 
 @dataclass
@@ -75,8 +76,8 @@ def chosen_turns(
 ) -> list[Turn]:
     """The questions of one visit to a case, in the layout's order.
 
-    Of those on presence, as many with Yes as with No, on average (`even`, see even_answers): in the layout
-    `presence` only these, alone at most `n_questions` others beside them. All drawn anew for each visit. A
+    Of those on presence, as many with Yes as with No, on average (`even`, see even_answers). Beside them,
+    `short` asks single choices, `alone` at most `n_questions` others. All are drawn anew for each visit. A
     conversation is trained whole, as it will be asked: after conversations of 12 turns, boxes were worse in
     one of 40 turns than without any (IoU 0.48, 0.67).
     """
@@ -86,9 +87,10 @@ def chosen_turns(
         return share >= 1 or draws.uniform(seed, case.sample_id, f"even/{visit}/{turn.turn}") < share
 
     turns = [turn for turn in case.turns if kept(turn)]
-    if layout == "presence":
-        # A case that is asked about no finding in this visit has something else to learn from.
-        turns = [turn for turn in turns if asks_presence(turn)] or turns[:1]
+    if layout in ("presence", "short"):
+        also = "single-choice" if layout == "short" else None
+        # A case without such a question in this visit has something else to learn from.
+        turns = [turn for turn in turns if asks_presence(turn) or turn.qtype == also] or turns[:1]
     order = draws.shuffle(seed, case.sample_id, f"turns/{visit}", range(len(turns)))
     if layout == "alone" and n_questions is not None:
         others = [i for i in order if not asks_presence(turns[i])][:n_questions]
@@ -195,7 +197,7 @@ def joined(films: Sequence[Film]) -> dict[str, Tensor]:
 def plan(
     cases: Sequence[Case],
     *,
-    presence_epochs: int,
+    short_epochs: int,
     epochs: int,
     batch_cases: int,
     alone_share: float,
@@ -204,13 +206,14 @@ def plan(
 ) -> list[tuple[int, str, list[int]]]:
     """Every batch of a training run: (epoch, layout, case indices). A function of its arguments alone.
 
-    The first `presence_epochs` have the layout `presence`; `epochs` with the other layouts follow.
+    The first `short_epochs` are `presence`, up to PRESENCE_SHARE of them, then `short`; `epochs` with the
+    other layouts follow.
     """
     batches = []
     size = [
         sum(len(t.question) + len(t.answer) for t in case.turns) + 2000 * len(case.images) for case in cases
     ]
-    for epoch in range(presence_epochs + epochs):
+    for epoch in range(short_epochs + epochs):
         order = draws.shuffle(seed, "cases", f"epoch/{epoch}", range(len(cases)))
         pools = [order[i : i + 16 * batch_cases] for i in range(0, len(order), 16 * batch_cases)]
         # Cases of like length share a batch (less padding); batches of one pool are shuffled again.
@@ -220,6 +223,7 @@ def plan(
         ]
         for n, chunk in enumerate(draws.shuffle(seed, "batches", f"epoch/{epoch}", chunks)):
             share = draws.uniform(seed, "layout", f"{epoch}/{n}")
-            mixed = 1 + (share >= alone_share) + (share >= alone_share + shuffled_share)
-            batches.append((epoch, LAYOUTS[mixed if epoch >= presence_epochs else 0], chunk))
+            mixed = 2 + (share >= alone_share) + (share >= alone_share + shuffled_share)
+            early = epoch * len(chunks) + n < PRESENCE_SHARE * short_epochs * len(chunks)
+            batches.append((epoch, LAYOUTS[mixed if epoch >= short_epochs else not early], chunk))
     return batches

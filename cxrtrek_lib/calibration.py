@@ -15,9 +15,9 @@ import numpy as np
 import polars as pl
 
 from cxrtrek_lib.inference_stats import cluster_weights, interval, patient_sums
+from cxrtrek_lib.metrics import KEYS
 
 BINS = 10  # of equal width, on [0, 1]
-_KEYS = ["sample_id", "turn"]
 KINDS = {
     "yes_no": ("close-ended", "prob_yes", pl.col("gold_class") == "yes"),
     "choice": ("choice", "prob_answer", pl.col("score") >= 1),
@@ -49,9 +49,7 @@ def events(rows: pl.DataFrame, answers: pl.DataFrame, kind: str) -> pl.DataFrame
     asked = rows.filter(pl.col("format") == form)
     if kind == "yes_no":
         asked = asked.filter(pl.col("gold_class").is_in(["yes", "no"]))
-    given = asked.join(
-        answers.select(*_KEYS, probability=column), on=_KEYS, how="left", maintain_order="left"
-    )
+    given = asked.join(answers.select(*KEYS, probability=column), on=KEYS, how="left", maintain_order="left")
     probability = pl.when(_VALID).then("probability")
     return given.select("sample_id", "patient_id", "stage", probability, event=event)
 

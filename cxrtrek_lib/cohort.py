@@ -16,6 +16,7 @@ from cxrtrek_lib.selection import Selection
 from cxrtrek_lib.signs import REALISED_AS, SEEN_AS
 from cxrtrek_lib.simulate import plan, render, truth_tables
 from cxrtrek_lib.simulate.catalogue import RENDERABLE, SHOWN
+from cxrtrek_lib.stages.grounding import CORNERS
 
 AS_ANNOTATED = ", as annotated"  # marks the row of a next study, which may have a film of its own elsewhere
 # A film knows of every finding whether it is there, and lacks most of them. Training cases are asked about
@@ -80,10 +81,19 @@ def make(
     summary = _summary(name, selection, told, size_px)
     with files.whole(folder / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1) + "\n")
-    wanted = {folder / file for file in names}
-    for stray in set((folder / "png").iterdir()) - wanted:  # films of an earlier selection
-        stray.unlink()
+    clear(folder, [*names, "scenes.parquet"])
     return summary
+
+
+def clear(folder: Path, written: list[str]) -> None:
+    """Delete what an earlier cohort left there: films, and tables of real films where these are simulated.
+
+    written  files of this cohort, relative to its folder, beside the tables and the summary that each has
+    """
+    tables_of_all = [*(f"{name}.parquet" for name in ("studies", "findings", "boxes", "qa")), "summary.json"]
+    kept = {folder / name for name in (*written, *tables_of_all)}
+    for stray in {path for path in folder.rglob("*") if path.is_file()} - kept:
+        stray.unlink()
 
 
 def diagnoses(annotated: pl.DataFrame, told: dict[str, dict]) -> pl.DataFrame:

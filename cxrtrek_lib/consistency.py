@@ -14,11 +14,10 @@ from cxrtrek_lib import draws
 from cxrtrek_lib.conversations import REPORT_STAGE
 from cxrtrek_lib.findings import FINDINGS
 from cxrtrek_lib.inference_stats import bootstrap_means
-from cxrtrek_lib.metrics import yes_no
+from cxrtrek_lib.metrics import KEYS, yes_no
 from cxrtrek_lib.text_findings import findings_in
 from cxrtrek_lib.traceability import IS_WRONG
 
-_KEYS = ["sample_id", "turn"]
 _IDENTIFY = 2  # the stage that asks whether a finding is there
 _SINGLE = r"^[^;|]+\|presence$"  # a fact about the presence of one finding
 _TOGETHER = r"^composite\|[^;|]+/[^;|]+$"  # ... of two
@@ -54,8 +53,8 @@ def report_claims(qa: pl.DataFrame, answers: pl.DataFrame) -> list[tuple[str, in
     qa       tables.QA; only questions of stage 8 count
     answers  sample_id, turn, answer; a report that is missing says nothing
     """
-    asked = qa.filter(stage=REPORT_STAGE).select(_KEYS)
-    given = asked.join(answers.select(*_KEYS, "answer"), on=_KEYS, how="left", maintain_order="left")
+    asked = qa.filter(stage=REPORT_STAGE).select(KEYS)
+    given = asked.join(answers.select(*KEYS, "answer"), on=KEYS, how="left", maintain_order="left")
     return [(sample, turn, findings_in(text or "")) for sample, turn, text in given.iter_rows()]
 
 
@@ -71,7 +70,7 @@ def claims(qa: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:
         pl.col("qtype") == "yes_no",
         pl.col("fact").str.contains(_SINGLE) | pl.col("fact").str.contains(_TOGETHER),
     )
-    given = closed.select(*_KEYS, "stage", "fact").join(answers.select(*_KEYS, "answer"), on=_KEYS)
+    given = closed.select(*KEYS, "stage", "fact").join(answers.select(*KEYS, "answer"), on=KEYS)
     table = []
     for sample, turn, stage, fact, text in given.iter_rows():
         said = yes_no(text or "")
@@ -233,10 +232,10 @@ def worked_case(
     asked = rows.filter(sample_id=sample).filter(
         (pl.col("stage") == REPORT_STAGE) | pl.col("fact").is_in(about)
     )
-    texts = qa.select(*_KEYS, "question", gold="answer")
+    texts = qa.select(*KEYS, "question", gold="answer")
     chain = (
-        asked.join(texts, on=_KEYS)
-        .join(answers.select(*_KEYS, said="answer"), on=_KEYS, how="left")
+        asked.join(texts, on=KEYS)
+        .join(answers.select(*KEYS, said="answer"), on=KEYS, how="left")
         .sort("turn")
         .select(
             "sample_id",

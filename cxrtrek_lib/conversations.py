@@ -48,7 +48,18 @@ TARGET = (
 PLACEHOLDER = "<image>"
 UNFILLED = r"\{[A-Za-z_][^{}]*\}"
 _POINT = r"\(\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*\)"
+_LABEL = re.compile(r"\s*\(?([A-Za-z]|\d{1,2})\s*[.):]+\s*(?=\S)")
 BOX = _POINT + r"\s*,\s*" + _POINT
+
+
+def split_label(option: str) -> tuple[str | None, str]:
+    """Label and text of one option of a choice.
+
+    >>> split_label("2). left"), split_label("left lung")
+    (('2', 'left'), (None, 'left lung'))
+    """
+    found = _LABEL.match(option)
+    return (found[1], option[found.end() :]) if found else (None, option)
 
 
 def format_of(qtype: str) -> str:

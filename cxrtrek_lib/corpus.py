@@ -176,8 +176,8 @@ def _prepare(
     """Read the annotations into `scratch`: all.{table}, and shard by shard 0.{table}, 1.{table}, ..."""
     annotations = read()
     balance = build.yes_no_balance(annotations.studies, annotations.findings, yes_no_ratio)
-    n_shards = 0
-    for n_shards, piece in enumerate(build.parts(*annotations[:3], shard), 1):
+    n_shards, pieces = 0, build.parts(*annotations[:3], shard)
+    for n_shards, piece in enumerate(tqdm(pieces, desc="shards", unit="shard", delay=1), 1):
         for name, frame in zip(TABLES, piece, strict=True):
             frame.write_ipc(f"{scratch}/{n_shards - 1}.{name}")
     for name in TABLES:

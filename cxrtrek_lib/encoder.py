@@ -157,13 +157,17 @@ class CxrEncoder(PreTrainedModel):
         # PyTorch's own initialisation is right for convolutions with batch norm.
         pass
 
-    def read(self, pixel_values: Tensor) -> tuple[FilmReading, Tensor, Tensor, Tensor]:
-        """(reading, grid features [B, 128, 7, 7], finding features [B, K, 128], film features [B, 128])."""
+    def features(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """What is seen, before anything is concluded: fine [B, 64, 28, 28] and coarse [B, 128, 14, 14]."""
         film = pixel_values[:, :1]
         # The film less its own blur shows thin lines (a pleural edge, a lead) at any exposure.
         blur = F.interpolate(F.avg_pool2d(film, 8), scale_factor=8.0, mode="bilinear")
-        fine = self.fine(torch.cat([film, 5 * (film - blur)], 1))  # [B, 64, 28, 28]
-        coarse = self.coarse(fine)  # [B, 128, 14, 14]
+        fine = self.fine(torch.cat([film, 5 * (film - blur)], 1))
+        return fine, self.coarse(fine)
+
+    def read(self, pixel_values: Tensor) -> tuple[FilmReading, Tensor, Tensor, Tensor]:
+        """(reading, grid features [B, 128, 7, 7], finding features [B, K, 128], film features [B, 128])."""
+        fine, coarse = self.features(pixel_values)
         merged = F.relu(self.lateral(fine) + F.interpolate(self.down(coarse), scale_factor=2.0))
         side = merged.shape[-1]
         axis = (torch.arange(side, device=merged.device, dtype=merged.dtype) + 0.5) / side

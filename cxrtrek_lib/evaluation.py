@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from tqdm.auto import tqdm
 
 from cxrtrek_lib import files
 from cxrtrek_lib.conversations import KINDS, STAGES
@@ -24,12 +25,13 @@ from cxrtrek_lib.inference_stats import (
     paired_difference,
     paired_effect,
 )
-from cxrtrek_lib.metrics import PRIMARY, VERSION
+from cxrtrek_lib.metrics import KEYS, PRIMARY, VERSION
 
 # Differences in evaluation.json, (system, what it is compared with): one family for Holm's correction.
 COMPARISONS = (
     ("predicted", "blank_image"),
     ("predicted", "swapped_image"),
+    ("predicted", "untuned"),
     ("predicted", "majority"),
     ("predicted", "constant"),
     ("predicted", "none"),
@@ -226,9 +228,8 @@ def difference(first: pl.DataFrame, second: pl.DataFrame, *, n_boot: int, seed: 
     Returns difference, low, high, p (inference_stats.paired_difference), effect_size (paired_effect) and n.
     Raises ValueError when the two tables are not about the same questions.
     """
-    keys = ["sample_id", "turn"]
-    if first.height != second.height or not first.select(keys).sort(keys).equals(
-        second.select(keys).sort(keys)
+    if first.height != second.height or not first.select(KEYS).sort(KEYS).equals(
+        second.select(KEYS).sort(KEYS)
     ):
         raise ValueError(
             f"systems scored on different questions ({first.height}, {second.height}): use one qa table"
@@ -252,7 +253,7 @@ def stage_differences(systems: dict[str, pl.DataFrame], *, n_boot: int, seed: in
     """
     layouts = {name: sums(rows) for name, rows in systems.items()}
     table = []
-    for first, second in compared(systems):
+    for first, second in tqdm(compared(systems), desc="differences by stage", unit="pair", delay=1):
         a, b = layouts[first], layouts[second]
         for stage in sorted({stage for stage, _ in a.cells}):
             test = _tested(
@@ -309,13 +310,15 @@ def evaluation_json(systems: dict[str, pl.DataFrame], *, n_boot: int, seed: int)
     Keys: those of `summary`, each keyed by mode; differences keyed "first - second", with p after Holm's
     correction as p_holm.
     """
-    summaries = {mode: summary(rows, n_boot=n_boot, seed=seed) for mode, rows in systems.items()}
+    named = tqdm(systems.items(), desc="scores", unit="system", delay=1)
+    summaries = {mode: summary(rows, n_boot=n_boot, seed=seed) for mode, rows in named}
     result: dict[str, Any] = {}
     for mode, found in summaries.items():
         for key, value in found.items():
             result.setdefault(key, {})[mode] = value
     pairs = compared(systems)
-    tests = [difference(systems[a], systems[b], n_boot=n_boot, seed=seed) for a, b in pairs]
+    named = tqdm(pairs, desc="differences", unit="pair", delay=1)
+    tests = [difference(systems[a], systems[b], n_boot=n_boot, seed=seed) for a, b in named]
     corrected = holm([test["p"] for test in tests])
     result["differences"] = {
         f"{a} - {b}": test | {"p_holm": p} for (a, b), test, p in zip(pairs, tests, corrected, strict=True)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from cxrtrek_lib import draws, images
 from cxrtrek_lib.contact_sheet import GOLD, Boxes, contact_sheet, draw_boxes, film_axes, grid
 from cxrtrek_lib.conversations import is_box, parse_boxes
-from cxrtrek_lib.figures import Drawing, styled
+from cxrtrek_lib.figures import Drawing, style, styled
 from cxrtrek_lib.findings import FINDINGS
 from cxrtrek_lib.metrics import box_score
 
@@ -51,6 +53,32 @@ def detection_examples(
     return figure, pl.DataFrame(rows), caption
 
 
+def case_films(
+    films: Sequence[np.ndarray],
+    titles: Sequence[str],
+    *,
+    gold: Sequence[Boxes] = (),
+    answered: Sequence[Boxes] = (),
+    origins: Sequence[str],
+) -> Figure:
+    """The films of one case side by side, gold boxes yellow and solid, answered ones blue and dashed.
+
+    films           float (H, W) in [0, 1], drawn in their own proportions
+    gold, answered  per film, boxes in percent of it; empty for none on any
+    origins         per film, written into it
+    """
+    with style():
+        figure, axes = plt.subplots(1, len(films), figsize=(3.4 * len(films), 3.9), squeeze=False)
+        gold, answered = (boxes or [[]] * len(films) for boxes in (gold, answered))
+        parts = zip(axes[0], films, titles, gold, answered, origins, strict=True)
+        for ax, film, title, right, said, origin in parts:
+            film_axes(ax, film, title, origin)
+            ax.set_aspect(film.shape[0] / film.shape[1])
+            draw_boxes(ax, right, GOLD, "-")
+            draw_boxes(ax, said, ANSWER, (0, (3, 2)))
+    return figure
+
+
 def _first_by_hash(samples: Sequence[str], seed: int, purpose: str, n: int) -> list[str]:
     return sorted(samples, key=lambda sample: (draws.key(seed, purpose, sample), sample))[:n]
 
@@ -78,8 +106,8 @@ def cohort_sheet(
         where = where.filter(pl.col("target").is_in(list(FINDINGS)))
         films.append(images.read(folder / study["images"][0]))
         shown = here["finding"].to_list() or ["no finding"]
-        more = f" + {len(shown) - 1} more" if len(shown) > 1 else ""
-        titles.append(f"{study['source']}, {study['views'][0]}\n{shown[0]}{more}")
+        more = f", {len(shown) - 1} more" if len(shown) > 1 else ""
+        titles.append(f"{shown[0]}\n{study['source']}, {study['views'][0]}{more}")
         marked.append(where.select("x1", "y1", "x2", "y2").rows())
     figure, data, caption = contact_sheet(
         films, titles, marked, origin=studies["image_origin"].unique().item()

@@ -9,11 +9,10 @@ import polars as pl
 from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
 from datasets.utils.metadata import MetadataConfigs
-from huggingface_hub import DatasetCardData
 from pyarrow import parquet
 from tqdm.auto import tqdm
 
-from cxrtrek_lib import documents, tables
+from cxrtrek_lib import dataset_card, documents, tables
 from cxrtrek_lib.conversations import KINDS, STAGES, batches, format_of, splits
 from cxrtrek_lib.terms import TERMS
 
@@ -128,14 +127,7 @@ def _card(name: str, studies: pl.DataFrame, counts: Counter, infos: DatasetInfos
         }
         for config, info in infos.items()
     }
-    header = DatasetCardData(
-        language="en",
-        license="other",
-        license_name="terms-of-each-source",
-        task_categories=["visual-question-answering", "image-text-to-text"],
-        tags=["chest-x-ray", "radiology", "medical"],
-        pretty_name=name,
-    )
+    header = dataset_card.header(name)
     MetadataConfigs(files).to_dataset_card_data(header)
     infos.to_dataset_card_data(header)
     per_split = studies.group_by("split").agg(pl.len(), pl.col("patient_id").n_unique()).rows()

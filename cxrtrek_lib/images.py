@@ -18,6 +18,8 @@ from pydicom.uid import (
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 BITS = (8, 16)  # a DICOM film's grey levels; masks have 1 bit, dose maps 32
+# What a DICOM header may call a plain radiograph (PS3.3, C.7.3.1.1.1); OT is any secondary capture.
+MODALITIES = ("CR", "DX", "RG", "RF", "OT", "")
 SIDES = (32, 10_000)  # pixels; below: no film, above: a decompression bomb or a scanned wall
 _EIGHT_BIT = ("L", "LA", "RGB", "RGBA", "P")
 # What pydicom decodes only with another package; Pillow has the other kinds of JPEG.
@@ -34,7 +36,7 @@ def read(path: Path) -> np.ndarray:
     a known suffix are tried as DICOM when they carry its preamble. Compressed DICOM: RLE, deflated, JPEG
     baseline and JPEG 2000 are decoded; lossless JPEG, JPEG with 12 bits and JPEG-LS need the optional
     pylibjpeg. Raises FileNotFoundError or ValueError, one line with the path, for anything that is not one
-    grey still image of 32 to 10,000 pixels a side with at least two grey levels.
+    grey still radiograph of 32 to 10,000 pixels a side with at least two grey levels.
     """
     path = Path(path)
     if not path.is_file():
@@ -121,6 +123,7 @@ def _dicom(path: Path) -> np.ndarray:
         frames, kind = int(file.get("NumberOfFrames") or 1), file.get("PhotometricInterpretation", "")
         width, height = int(file.get("Columns") or 0), int(file.get("Rows") or 0)
         allocated, stored = int(file.get("BitsAllocated") or 0), int(file.get("BitsStored") or 0)
+        modality = str(file.get("Modality") or "")
         syntax = file.file_meta.TransferSyntaxUID
     except Exception as error:  # pydicom raises many kinds on damaged files
         raise _Unfit(f"not a readable DICOM file ({type(error).__name__})") from None
@@ -132,6 +135,8 @@ def _dicom(path: Path) -> np.ndarray:
         raise _Unfit(f"photometric interpretation {kind!r} is not grey")
     if allocated not in BITS:
         raise _Unfit(f"{allocated} bits per pixel, not {BITS[0]} to {BITS[1]}")
+    if modality not in MODALITIES:
+        raise _Unfit(f"modality {modality!r} is not a radiograph")
     _check_sides(width, height)
     if syntax in _PYLIBJPEG or syntax == JPEGExtended12Bit and stored > 8:
         if importlib.util.find_spec("libjpeg") is None:

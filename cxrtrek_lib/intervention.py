@@ -12,12 +12,11 @@ import polars as pl
 from cxrtrek_lib.consistency import findings_of, report_claims
 from cxrtrek_lib.conversations import REPORT_STAGE
 from cxrtrek_lib.inference_stats import bootstrap_means
-from cxrtrek_lib.metrics import normal
+from cxrtrek_lib.metrics import KEYS, normal
 from cxrtrek_lib.traceability import IS_WRONG
 
 ABOUT = ("same finding", "other findings", "whole study")
 FLIPS = ("right answer flipped", "wrong answer flipped")
-_KEYS = ["sample_id", "turn"]
 _NUMBERS = ("changed", "became_wrong", "became_right", "score_change")
 _EFFECTS = {"flip": pl.String, "about": pl.String, "stage": pl.Int8} | dict.fromkeys(
     ("n", "n_cases", "n_patients"), pl.Int64
@@ -49,16 +48,16 @@ def answers_apart(
         rows.select("sample_id", flipped_turn="turn", fact_flipped="fact", right="score"),
         on=["sample_id", "flipped_turn"],
     )
-    said = [frame.select(*_KEYS, pl.col("answer").alias(name)) for name, (frame, _) in
+    said = [frame.select(*KEYS, pl.col("answer").alias(name)) for name, (frame, _) in
             (("said", predicted), ("says", flipped))]  # fmt: skip
     joined = (
-        rows.select(*_KEYS, "patient_id", "stage", "fact", "score", wrong=IS_WRONG)
+        rows.select(*KEYS, "patient_id", "stage", "fact", "score", wrong=IS_WRONG)
         .join(flip, on="sample_id")
         .filter(pl.col("turn") != pl.col("flipped_turn"))
-        .join(after.select(*_KEYS, new_score="score", now_wrong=IS_WRONG), on=_KEYS)
-        .join(said[0], on=_KEYS, how="left")
-        .join(said[1], on=_KEYS, how="left")
-        .sort(_KEYS)
+        .join(after.select(*KEYS, new_score="score", now_wrong=IS_WRONG), on=KEYS)
+        .join(said[0], on=KEYS, how="left")
+        .join(said[1], on=KEYS, how="left")
+        .sort(KEYS)
     )
     texts = [[normal(text or "") for text in joined[name]] for name in ("said", "says")]
     names = {fact: findings_of(fact) for fact in joined["fact"].unique()}
@@ -136,7 +135,7 @@ def report_follows(
     flipped polarity), against (state the opposite), silent (do not say), each with _low and _high (95 %
     patient-cluster bootstrap). A doubt counts as silence. No row when no case with a report has a flip.
     """
-    facts = dict(zip(qa.select(_KEYS).rows(), qa["fact"], strict=True))
+    facts = dict(zip(qa.select(KEYS).rows(), qa["fact"], strict=True))
     wanted = {
         key[0]: (facts[key].split("|")[0], "present" if text.startswith("Yes") else "absent")
         for key, text in replaced.items()

@@ -21,9 +21,11 @@ import polars as pl
 from scipy.optimize import linear_sum_assignment
 from tqdm.auto import tqdm
 
-from cxrtrek_lib.conversations import FORMATS, format_of, is_box, parse_boxes
+from cxrtrek_lib.boxes import iou_matrix
+from cxrtrek_lib.conversations import FORMATS, format_of, is_box, parse_boxes, split_label
 from cxrtrek_lib.text_findings import findings_in
 
+KEYS = ["sample_id", "turn"]  # what a question, and the answer to it, is known by
 VERSION = 2  # 2: invisible characters are not read, nor what stands after the LONGEST-th
 PRIMARY = {
     "open-ended": "mean of ROUGE-L F1 and finding-F1",
@@ -34,7 +36,6 @@ PRIMARY = {
 IOU_HIT = 0.5
 LONGEST = 20_000  # characters; a report has some 500, and a longer text is a decoder that does not stop
 _YES_NO = re.compile(r"\b(yes|no|uncertain)\b")
-_LABEL = re.compile(r"\s*\(?([A-Za-z]|\d{1,2})\s*[.):]+\s*(?=\S)")
 _SCORES = {
     "answered": pl.Boolean,
     "parsed": pl.Boolean,
@@ -119,8 +120,8 @@ def yes_no(text: str) -> str | None:
 # --- choice -------------------------------------------------------------------------------------------
 def split_option(option: str) -> tuple[str | None, str]:
     """Label and text of one option: "A. Left" -> ("A", "left"); "Left" -> (None, "left")."""
-    found = _LABEL.match(option)
-    return (found.group(1).upper(), normal(option[found.end() :])) if found else (None, normal(option))
+    label, text = split_label(option)
+    return label and label.upper(), normal(text)
 
 
 def chosen(text: str, options: Sequence[str]) -> set[str]:
@@ -148,15 +149,6 @@ def chosen(text: str, options: Sequence[str]) -> set[str]:
 
 
 # --- detection ----------------------------------------------------------------------------------------
-def iou_matrix(gold: np.ndarray, answer: np.ndarray) -> np.ndarray:
-    """Intersection over union of every pair: boxes (N, 4), (M, 4) as x1 y1 x2 y2 -> (N, M) in [0, 1]."""
-    low = np.maximum(gold[:, None, :2], answer[None, :, :2])
-    high = np.minimum(gold[:, None, 2:], answer[None, :, 2:])
-    inter = np.clip(high - low, 0, None).prod(-1)
-    area_gold, area_answer = (gold[:, 2:] - gold[:, :2]).prod(-1), (answer[:, 2:] - answer[:, :2]).prod(-1)
-    return inter / (area_gold[:, None] + area_answer[None] - inter)
-
-
 def box_score(gold: Sequence[Sequence[float]], answer: Sequence[Sequence[float]]) -> dict[str, float]:
     """{"score": F1 at IoU 0.5, "iou": mean IoU} of two sets of boxes, matched one-to-one.
 
@@ -216,9 +208,8 @@ def score_answer(turn: dict, answer: str | None) -> dict:
 
 def check_predictions(qa: pl.DataFrame, predictions: pl.DataFrame) -> None:
     """Raise ValueError (one line) on duplicate predictions and on predictions of unknown turns."""
-    keys = ["sample_id", "turn"]
-    repeated = predictions.filter(predictions.select(keys).is_duplicated()).select(keys).unique().sort(keys)
-    extra = predictions.select(keys).join(qa.select(keys), on=keys, how="anti").sort(keys)
+    repeated = predictions.filter(predictions.select(KEYS).is_duplicated()).select(KEYS).unique().sort(KEYS)
+    extra = predictions.select(KEYS).join(qa.select(KEYS), on=KEYS, how="anti").sort(KEYS)
     for rows, what, fix in (
         (repeated, "answered twice or more", "keep one row per sample_id and turn"),
         (extra, "not among the questions", "score with the Q&A table the predictions were made from"),
@@ -250,7 +241,7 @@ def score_answers(
         raise ValueError(f"{sample} has questions but no row in studies; give the studies of the same cohort")
     joined = qa.join(
         predictions.select("sample_id", "turn", given="answer"),
-        on=["sample_id", "turn"],
+        on=KEYS,
         how="left",
         maintain_order="left",
     )

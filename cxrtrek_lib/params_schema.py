@@ -12,7 +12,7 @@ from cxrtrek_lib.sources import ONE_IMAGE_SOURCE
 # The patients of a source may be trained on, are only ever tested on, or the source is not read at all.
 Role = Literal["train", "external", "off"]
 # Sources with a task in transfer.py, whose films can be an external cohort.
-ExternalSource = Literal["nih", "openi"]
+ExternalSource = Literal["nih", "openi", "rsna", "vindr"]
 # A share of patients held out; both together leave at least something to train on (checked below).
 HeldOut = Annotated[float, Field(gt=0, lt=0.5, description="share of patients held out")]
 Cases = Annotated[int, Field(ge=4, le=1_000_000, description="cases (studies) whose films are made")]
@@ -176,8 +176,10 @@ class Model(Group):
 class Train(Group):
     """How projector and language model are fine-tuned."""
 
-    presence_epochs: int = Field(
-        ge=0, le=1000, description="first passes, which ask whether findings are there and nothing else"
+    short_epochs: int = Field(
+        ge=0,
+        le=1000,
+        description="first passes, over what is answered in a word: is a finding there, and single choices",
     )
     epochs: int = Field(ge=1, le=1000, description="passes over the training cases")
     patience: int | None = Field(
@@ -230,11 +232,43 @@ class Predict(Group):
     processes: int = Field(ge=1, le=1024, description="share the cases between them; one per core or GPU")
 
 
+class Clinical(Group):
+    """Where a clinical metric of reports finds its package and weights (see clinical_metrics.py)."""
+
+    python: str = Field(description="interpreter that has the metric's package")
+    weights: str = Field(description="folder that was HF_HOME and XDG_CACHE_HOME when the package first ran")
+
+
 class Evaluate(Group):
     """How scores get their intervals, and whose answers are scored besides the study's."""
 
     n_boot: int = Field(ge=50, le=100_000, description="bootstrap resamples of patients")
     systems: dict[str, str] = Field(description="name -> predictions file (see systems.py), or {}")
+    clinical: dict[Literal["RadGraph-F1", "CheXbert-F1", "RaTEScore", "GREEN"], Clinical] = Field(
+        description="clinical metrics of reports that are to run: metric -> {python, weights}, or {}"
+    )
+
+
+class VqaFolders(Group):
+    """Where question sets with films of their own lie, in their published files (see vqa_files.py)."""
+
+    vqa_rad: str | None = Field(description="folder of VQA-RAD, or null")
+    slake: str | None = Field(description="folder of SLAKE, or null")
+    mimic_cxr_vqa: str | None = Field(
+        description="folder of MIMIC-CXR-VQA with MIMIC-CXR-JPG's films, or null"
+    )
+
+
+class Transfer(Group):
+    """What the trained model is tested on besides the external cohorts."""
+
+    folders: VqaFolders
+
+
+class DomainShift(Group):
+    """How many scenes are projected anew with one factor of acquisition changed at a time."""
+
+    cases: int = Field(ge=4, le=1_000_000, description="test cases, drawn by hash (or all there are)")
 
 
 class Ablations(Group):
@@ -256,6 +290,8 @@ class Params(Group):
     train: Train
     predict: Predict
     evaluate: Evaluate
+    transfer: Transfer
+    domain_shift: DomainShift
     ablations: Ablations
 
     @model_validator(mode="after")

@@ -5,8 +5,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 PARAMS = ROOT / "params.yaml"
+PIPELINE = ROOT / "dvc.yaml"
 PROFILES = ROOT / "profiles"
 NOTEBOOKS = ROOT / "notebooks"
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 # Outputs of the pipeline: DVC keeps them, git does not.
@@ -26,3 +29,4 @@ FIGURES = REPORTS / "figures"
 TABLES = REPORTS / "tables"
 METRICS = REPORTS / "metrics"
 EXECUTED_NOTEBOOKS = REPORTS / "notebooks"
+NOTEBOOK_PAGES = EXECUTED_NOTEBOOKS / "html"

@@ -7,7 +7,6 @@ history cannot be kept is asked that way, question by question, and that is prin
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -18,7 +17,7 @@ from tqdm.auto import tqdm
 from cxrtrek_lib import model as models
 from cxrtrek_lib import tables
 from cxrtrek_lib.batches import joined
-from cxrtrek_lib.chat import Case, Film, Renderer, Turn
+from cxrtrek_lib.chat import Case, Film, Renderer
 from cxrtrek_lib.decode import Decoder, uncached
 from cxrtrek_lib.dialogue import Answer, Conversation
 
@@ -253,7 +252,7 @@ def one_by_one(model, asked: Sequence[Conversation]) -> Iterator[Answer]:
     renderer = asked[0].renderer
     yes, no = yes_no_ids(renderer.processor.tokenizer)
     for conversation in asked:
-        for turn in conversation.turns:
+        for turn in conversation.turns[conversation.asked :]:
             conversation.question(0)
             ids = torch.tensor([conversation.history()], device=network.device)
             found = network.generate(
@@ -300,20 +299,3 @@ def yes_probability(logits: Tensor, yes: list[int], no: list[int]) -> list[float
     probability = logits.float().softmax(-1)
     p_yes, p_no = probability[:, yes].sum(-1), probability[:, no].sum(-1)
     return (p_yes / (p_yes + p_no).clamp_min(1e-12)).tolist()
-
-
-def ask(
-    model, renderer: Renderer, case: Case, film_inputs: Mapping[Path, Film], question: str, *, limit: int = 96
-) -> str:
-    """The model's answer to one free question about a case's films, without history."""
-    turn = Turn(0, 1, "captioning", question, "", len(case.images))
-    found = answer(
-        model,
-        renderer,
-        [replace(case, turns=(turn,))],
-        film_inputs,
-        context="none",
-        batch_cases=1,
-        max_new_tokens=limit,
-    )
-    return found["answer"][0]

@@ -1,4 +1,4 @@
-"""What a prediction mode changes: the answers in the context, the order of the stages, or the films."""
+"""What a prediction mode changes: answers in the context, order of the stages, films, or the weights."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,12 +12,13 @@ from cxrtrek_lib.conversations import REPORT_STAGE
 
 
 class Mode(NamedTuple):
-    """context: predicted, gold or none (predict.CONTEXTS); films: own, blank or swapped."""
+    """context: predicted, gold or none (predict.CONTEXTS); films: own, blank or swapped; see notebook 05."""
 
     context: str = "predicted"
     films: str = "own"
     shuffled: bool = False
     flipped: bool = False
+    untuned: bool = False
 
 
 # The first is the headline; each of the others differs from it in one thing.
@@ -29,6 +30,7 @@ MODES = {
     "flipped": Mode(flipped=True),
     "blank_image": Mode(films="blank"),
     "swapped_image": Mode(films="swapped"),
+    "untuned": Mode(untuned=True),
 }
 
 

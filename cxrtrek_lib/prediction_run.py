@@ -104,6 +104,8 @@ def fingerprint(settings: Settings, asked: Sequence[Sequence[Case]], said: Mappi
         "said": [[*question, text] for question, text in sorted(said.items())],
         "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
+    if not settings.checkpoint.is_dir():  # of a folder the files count
+        told["checkpoint"] = str(settings.checkpoint)
     films = {path for batch in asked for case in batch for path in case.images if not settings.blank}
     inputs = [*sorted(settings.checkpoint.rglob("*")), *sorted(films), *(module.__file__ for module in CODE)]
     # A missing one is told by whoever wants to read it.

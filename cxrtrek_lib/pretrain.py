@@ -223,15 +223,19 @@ WEIGHTS = {
 
 
 def shift(films: Tensor, known: Truth, dx: int, dy: int) -> tuple[Tensor, Truth]:
-    """Move a batch of films by whole pixels, boxes with it; what comes in at the edge repeats the border."""
-    size = films.shape[-1]
-    moved = F.pad(films.float(), (max(dx, 0), max(-dx, 0), max(dy, 0), max(-dy, 0)), mode="replicate")
-    moved = moved[..., max(-dy, 0) : max(-dy, 0) + size, max(-dx, 0) : max(-dx, 0) + size]
-    offset = torch.tensor([dx, dy, dx, dy]) / size
+    """Move a batch of films by whole pixels (`moved`), boxes with it."""
+    offset = torch.tensor([dx, dy, dx, dy]) / films.shape[-1]
     rows = known.rows(torch.arange(len(films)))
     rows.finding_boxes = (rows.finding_boxes + offset).clamp(0, 1)
     rows.region_boxes = (rows.region_boxes + offset).clamp(0, 1)
-    return moved, rows
+    return moved(films, dx, dy), rows
+
+
+def moved(films: Tensor, dx: int, dy: int) -> Tensor:
+    """float [B, 1, S, S]: films moved by whole pixels; what comes in at the edge repeats the border."""
+    size = films.shape[-1]
+    padded = F.pad(films.float(), (max(dx, 0), max(-dx, 0), max(dy, 0), max(-dy, 0)), mode="replicate")
+    return padded[..., max(-dy, 0) : max(-dy, 0) + size, max(-dx, 0) : max(-dx, 0) + size]
 
 
 def fit(

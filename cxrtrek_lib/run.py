@@ -17,11 +17,14 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +38,9 @@ _TEXT_BARS = (
 
 # A log (no terminal) gets a line of a progress bar at most this often.
 LOG_SECONDS = 10
+# A cell that has written nothing for so long is said to be still running: not all that is slow can count.
+SILENT_SECONDS = 5
+CLEAR = "\r\x1b[K"  # to the beginning of a terminal's line, which is emptied
 
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:
@@ -153,7 +159,8 @@ def run_notebook(notebook: Path, parameters: dict[str, Any], copy: Path) -> None
 
         previous = {each: signal.signal(each, on_signal) for each in (signal.SIGINT, signal.SIGTERM)}
         try:
-            _execute(notebook, running, parameters, kernel, on_cell_execute, terminal)
+            with _watched(terminal, copy.stem, lambda: where):
+                _execute(notebook, running, parameters, kernel, on_cell_execute, terminal)
         except BaseException as error:
             if interrupted:
                 running.unlink(missing_ok=True)
@@ -178,7 +185,11 @@ def run_notebook(notebook: Path, parameters: dict[str, Any], copy: Path) -> None
 def _execute(notebook: Path, output: Path, parameters, kernel, on_cell_execute: Callable, terminal) -> None:
     """papermill, told everything that it would otherwise guess from the notebook or the machine."""
     import papermill
+    from nbclient import NotebookClient
 
+    # What a widget shows becomes an output of its cell, for the copy. nbclient would answer the widget, and a
+    # reply of the kernel's that comes just then is lost: it waits for ever.
+    NotebookClient.on_comm_open_jupyter_widget = lambda client, message: None
     for name in ("papermill", "traitlets"):  # what they warn of is checked or reported here, in one line
         logging.getLogger(name).setLevel(logging.CRITICAL)
     papermill.execute_notebook(
@@ -215,6 +226,9 @@ def _kernel_manager(scratch: Path):
         # Threads that wait by spinning made decoding 9 times slower as soon as a core was shared (53 s, 6 s).
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
     }
+    if sys.stdout.isatty():  # some terminals (a container's) say 0 columns and rows: bars would have no room
+        columns, rows = shutil.get_terminal_size()
+        env |= {"TQDM_NCOLS": str(columns), "TQDM_NROWS": str(rows)}
     kernel_json = {
         "argv": [*argv, f"--IPKernelApp.exec_lines={_TEXT_BARS}"],
         "env": env,
@@ -253,13 +267,23 @@ def _cell_labels(notebook: Path, extra: int) -> Callable[[Any], str]:
 
 
 def _terminal():
-    """Where kernel output goes: to a terminal as it comes; to a log in lines, few of a progress bar."""
-    if sys.stdout.isatty():
-        return SimpleNamespace(write=sys.stdout.write, flush=sys.stdout.flush)
-    rest, last_state = "", time.monotonic()
+    """Where kernel output goes: to a terminal as it comes; to a log in lines, few of a progress bar.
+
+    write(text)   what the kernel writes
+    remark(text)  about a silent cell; on a terminal the next output takes its place, in a log it is a line
+                  that ends with the state of a bar that has not moved since
+    last          when either was called, in seconds of time.monotonic
+    """
+    live = sys.stdout.isatty()
+    rest, last_state, remarked = "", time.monotonic(), False
 
     def write(text: str) -> None:
-        nonlocal rest, last_state
+        nonlocal rest, last_state, remarked
+        found.last = time.monotonic()
+        if live:
+            sys.stdout.write(f"{CLEAR if remarked else ''}{text}")
+            rest, remarked = re.split(r"[\r\n]", rest + text)[-1], False
+            return
         *ended, rest = re.split(r"(?<=[\r\n])", rest + text)
         for line in ended:
             now = time.monotonic()
@@ -268,7 +292,41 @@ def _terminal():
                 print(line.rstrip())
                 last_state = now if passing else last_state
 
-    return SimpleNamespace(write=write, flush=sys.stdout.flush)
+    def remark(text: str) -> None:
+        nonlocal remarked
+        if not live:
+            found.last = time.monotonic()
+            print(f"{text} {rest.strip()}".rstrip(), flush=True)
+        elif not rest.strip():  # a bar that stands is left standing
+            remarked = True
+            sys.stdout.write(f"{CLEAR}{text}")
+            sys.stdout.flush()
+
+    found = SimpleNamespace(write=write, flush=sys.stdout.flush, remark=remark, last=time.monotonic())
+    return found
+
+
+@contextmanager
+def _watched(terminal, name: str, where: Callable[[], str]) -> Iterator[None]:
+    """While this runs, say of a cell (`where` it is) that writes nothing that it still runs, and how long."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        cell, since = where(), time.monotonic()
+        while not ended.wait(1):
+            now = time.monotonic()
+            if where() != cell:
+                cell, since = where(), now
+            elif now - terminal.last >= SILENT_SECONDS:
+                terminal.remark(f"[{name}] still runs, {now - since:.0f} s")
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def _last_line(text: str) -> str:

@@ -1,8 +1,9 @@
-"""Figures of scores: stage radars, systems side by side, stage x format, ablations, external datasets.
+"""Figures of scores: stage radars, systems side by side, stage x format; ablations.
 
 As in figures.py, every function returns (figure, data, caption).
 """
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import polars as pl
 import seaborn as sns
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from cxrtrek_lib.conversations import KINDS, STAGES
@@ -37,11 +40,14 @@ SYSTEMS = {
     "shuffled": ("stages in shuffled order", PURPLE, "v"),
     "swapped_image": ("another patient's film", BLACK, "P"),
     "blank_image": ("blank image", RED, "D"),
+    "untuned": ("before fine-tuning", GREY, "*"),
     "majority": ("majority answer", GREY, "X"),
     "constant": ("one answer per format", SKY, "d"),
 }
+# The same model and film, other earlier answers as context.
+CONTEXT_MODES = ("predicted", "gold", "none", "shuffled")
 # Looks of systems from outside (evaluate.systems), in the order in which they come; their name is the label.
-GUESTS = tuple(zip((BLACK, PURPLE, GREEN, ORANGE, SKY), "<>hp*", strict=True))
+GUESTS = tuple(zip((BLACK, PURPLE, GREEN, ORANGE, SKY), "<>hp8", strict=True))
 
 # Arm of the ablations -> how it was trained.
 ARMS = {
@@ -83,17 +89,45 @@ def stage_radar(systems: dict[str, pl.DataFrame], *, origin: str) -> Drawing:
     """Figure 4 of the paper: one axis per stage, one line per system, 95 % intervals as radial bars.
 
     systems  name as in SYSTEMS, or one from outside -> evaluation.stage_scores table, same questions each
-    A stage without questions has a dotted axis that says so; lines across it are dotted, too.
+    Left the model beside systems that see no film and those from outside, right its own modes of context
+    (left out when there is only one). A stage without questions has a dotted axis that says so; lines across
+    it are dotted, too.
     """
     data = _stage_table(systems)
+    look = looks(systems)
+    contexts = [name for name in look if name in CONTEXT_MODES]
+    others = [name for name in look if name == "predicted" or name not in CONTEXT_MODES]
+    panels = [("Film and baselines", others), ("Context of earlier stages", contexts)]
+    panels = panels[: 1 if len(contexts) < 2 else 2]
+    width = PAGE if len(panels) == 2 else 0.55 * PAGE
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(width, 4.1), subplot_kw={"projection": "polar"}, squeeze=False
+    )
+    for k, (ax, (title, names)) in enumerate(zip(axes.flat, panels, strict=True)):
+        _radar(ax, data.filter(pl.col("system").is_in(names)), {name: look[name] for name in names})
+        ax.set_title(f"{'ab'[k]}  {title}", pad=26, loc="center")
+    patients = max(table["n_patients"].max() for table in systems.values())
+    caption = (
+        f"Stage scores (0-1, mean of the primary metrics of the stage's formats) of {len(systems)} "
+        f"systems on the test split, {patients:,} patients, {origin} films; the model with its own answers "
+        "as context (a) beside systems that do not see the film or come from elsewhere, (b) beside the same "
+        "model with other contexts. Bars: 95 % patient-cluster bootstrap intervals. "
+        "Stages marked 'no questions' are not scored."
+    )
+    if len(panels) == 1:
+        caption = caption.replace(" (a)", "").replace(", (b) beside the same model with other contexts", "")
+    return figure, data, caption
+
+
+def _radar(ax: Axes, data: pl.DataFrame, look: dict[str, tuple[str, str, str]]) -> None:
+    """One radar; data with columns system, stage, n, score, low, high."""
     asked = sorted(data["stage"].unique())
     angle = {stage: 2 * np.pi * k / len(STAGES) for k, stage in enumerate(STAGES)}
-    figure, ax = plt.subplots(figsize=(PAGE * 0.86, 3.9), subplot_kw={"projection": "polar"})
     ax.set_theta_offset(np.pi / 2)
     ax.set_theta_direction(-1)
     ax.set_ylim(0, 1)
     ax.set_yticks([0.25, 0.5, 0.75, 1], ["0.25", "0.5", "0.75", ""], color=GREY, fontsize=6)
-    ax.set_rlabel_position(np.degrees(angle[2]) / 2)
+    ax.set_rlabel_position(np.degrees(angle[5] + angle[6]) / 2)  # where scores are low: least drawn over
     ax.set_xticks([angle[stage] for stage in STAGES], [""] * len(STAGES))
     ax.xaxis.grid(False)
     ax.spines["polar"].set_color("#CCCCCC")
@@ -103,44 +137,25 @@ def stage_radar(systems: dict[str, pl.DataFrame], *, origin: str) -> Drawing:
         ax.plot([angle[stage]] * 2, [0, 1], color="#BBBBBB", lw=0.6, ls="-" if there else (0, (1, 3)))
         x, y = np.sin(angle[stage]), np.cos(angle[stage])
         side = "center" if abs(x) < 0.1 else ("left" if x > 0 else "right")
-        text = f"{label}\n" + (f"n = {counts[stage]:,}" if there else "no questions")
+        words = textwrap.fill(label, 15 if abs(x) > 0.1 else 40)
+        text = f"{words}\n" + (f"n = {counts[stage]:,}" if there else "no questions")
         up = "center" if abs(y) < 0.1 else ("bottom" if y > 0 else "top")
-        ax.text(angle[stage], 1.06, text, ha=side, va=up, color=BLACK if there else GREY)
-    look = looks(systems)
-    for k, (name, table) in enumerate(data.group_by("system", maintain_order=True)):
-        label, colour, marker = look[name[0]]
-        points = {row["stage"]: row for row in table.iter_rows(named=True)}
-        shift = (k - (len(systems) - 1) / 2) * 0.045  # systems side by side, so that bars do not hide bars
+        ax.text(angle[stage], 1.07, text, ha=side, va=up, color=BLACK if there else GREY, fontsize=6)
+    for k, (name, (label, colour, marker)) in enumerate(look.items()):
+        points = {row["stage"]: row for row in data.filter(system=name).iter_rows(named=True)}
+        shift = (k - (len(look) - 1) / 2) * 0.045  # systems side by side, so that bars do not hide bars
         for here, there in zip(asked, [*asked[1:], asked[0]], strict=True):
             whole = (there - here) % len(STAGES) == 1
             ends = [angle[here] + shift, angle[there] + shift + (2 * np.pi if there <= here else 0)]
             line = _chord(ends, [points[here]["score"], points[there]["score"]])
-            ax.plot(*line, color=colour, lw=1.2 if whole else 0.8, ls="-" if whole else (0, (1, 2)))
+            ax.plot(*line, color=colour, lw=1.0 if whole else 0.8, ls="-" if whole else (0, (1, 2)))
         at = [angle[stage] + shift for stage in asked]
         for theta, stage in zip(at, asked, strict=True):
-            ax.plot(
-                [theta] * 2, [points[stage]["low"], points[stage]["high"]], color=colour, lw=2.4, alpha=0.35
-            )
-        ax.plot(
-            at,
-            [points[stage]["score"] for stage in asked],
-            marker,
-            color=colour,
-            mec="white",
-            mew=0.5,
-            ms=5,
-            label=label,
-        )
-    figure.legend(loc="outside lower center", ncols=len(systems), handletextpad=0.2, columnspacing=1.4)
-    patients = max(table["n_patients"].max() for table in systems.values())
-    caption = (
-        f"Stage scores (0-1, mean of the primary metrics of the stage's formats) of {len(systems)} "
-        "systems on "
-        f"the test split, {patients:,} patients, {origin} films. Bars: 95 % patient-cluster bootstrap "
-        "intervals. "
-        "Stages marked 'no questions' are not scored."
-    )
-    return figure, data, caption
+            ends = [points[stage]["low"], points[stage]["high"]]
+            ax.plot([theta] * 2, ends, color=colour, lw=2.4, alpha=0.35)
+        heights = [points[stage]["score"] for stage in asked]
+        ax.plot(at, heights, marker, color=colour, mec="white", mew=0.5, ms=4.5, label=label)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, handletextpad=0.2, columnspacing=1.2)
 
 
 def _chord(theta: Sequence[float], radius: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -169,22 +184,27 @@ def context_modes(evaluation: dict[str, Any], *, origin: str) -> Drawing:
             if not found["n"]:
                 ax.text(0.5, row, "no questions", color=GREY, ha="center", va="center")
                 continue
-            ax.plot([found["low"], found["high"]], [row, row], color=colour, lw=2.4, alpha=0.4)
-            ax.plot(found["score"], row, marker, color=colour, mec="white", mew=0.5, ms=6)
+            ax.plot([found["low"], found["high"]], [row, row], "|-", color=colour, lw=1.4, ms=5, mew=1.2)
+            ax.plot(found["score"], row, marker, color=colour, mec="white", mew=0.5, ms=4)
+            text = f"{found['score']:.3f} ({found['low']:.3f}–{found['high']:.3f})"
+            right = found["score"] > 0.5  # the text stands where there is room
             ax.annotate(
-                f"{found['score']:.3f}",
-                (found["score"], row),
-                xytext=(0, 5),
+                text,
+                (found["low"] if right else found["high"], row),
+                xytext=(-4 if right else 4, 0),
                 textcoords="offset points",
-                ha="center",
+                ha="right" if right else "left",
+                va="center",
+                fontsize=5.5,
             )
         ax.set_yticks(range(len(names)), [look[name][0] for name in names])
-        ax.set_ylim(len(names) - 0.5, -0.75)
+        ax.set_ylim(len(names) - 0.5, -0.5)
         ax.set_xlim(0, 1)
+        ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
         ax.grid(axis="x")
         ax.set_xlabel(unit)
         letter(ax, "abc"[k], title)
-    axes[1].axvline(0.5, color=BLACK, lw=0.7, ls=(0, (4, 2)))
+    axes[1].axvline(0.5, color=BLACK, lw=0.7, ls=(0, (4, 2)), zorder=0)
     n = evaluation["overall"][names[0]]["n"]
     caption = (
         f"Systems on the same {n:,} test questions ({origin} films): score with 95 % patient-cluster "
@@ -221,6 +241,10 @@ def stage_format_heatmap(table: pl.DataFrame, *, system: str, origin: str) -> Dr
     sns.heatmap(
         frame, ax=ax, vmin=0, vmax=1, annot=np.array(texts), fmt="", mask=hidden, cbar_kws=bar, **look
     )
+    scale = plt.get_cmap(look["cmap"])
+    for text in ax.texts:  # seaborn writes white on tan, which few can read
+        x, y = text.get_position()
+        text.set_color(_ink(scale(values[int(y), int(x)])))
     ax.tick_params(length=0)
     ax.tick_params(axis="y", rotation=0)
     ax.xaxis.tick_top()
@@ -231,6 +255,13 @@ def stage_format_heatmap(table: pl.DataFrame, *, system: str, origin: str) -> Dr
         "choice: exact set; detection: F1 at IoU 0.5. Intervals are in the table of stage scores."
     )
     return figure, cells, caption
+
+
+def _ink(fill: Sequence[float]) -> str:
+    """Black or white, whichever contrasts more with a colour (relative luminance, WCAG 2.2)."""
+    rgb = np.array(to_rgb(fill))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return "white" if linear @ (0.2126, 0.7152, 0.0722) < 0.18 else "black"
 
 
 @styled
@@ -269,7 +300,7 @@ def ablation_forest(found: dict[str, Any], *, origin: str) -> Drawing:
             said = "reference"
             if test is not None:
                 interval = f"{test['low']:+.3f} to {test['high']:+.3f}"
-                said = f"{test['difference']:+.3f} ({interval}), p {test['p_holm']:.3f}"
+                said = f"{round(test['difference'], 3) + 0.0:+.3f} ({interval}), p {test['p_holm']:.3f}"
             axes[-1].text(1.06, row + shift, said, color=TEST_CONTEXTS[context][1], **beside)
     handles = [
         plt.Line2D([], [], color=colour, mfc=face, marker="o", ms=5, lw=1.6, label=label)
@@ -285,37 +316,3 @@ def ablation_forest(found: dict[str, Any], *, origin: str) -> Drawing:
         "randomisation test after Holm's correction. One run of each."
     )
     return figure, pl.DataFrame(rows, infer_schema_length=None), caption
-
-
-@styled
-def transfer_forest(table: pl.DataFrame) -> Drawing:
-    """External datasets: one row per score with its 95 % interval, the baseline as an open diamond.
-
-    table  columns dataset, task, metric, score, low, high, n, image_origin, baseline, baseline_name
-    """
-    figure, ax = plt.subplots(figsize=(PAGE, 0.75 + 0.3 * table.height))
-    for row, entry in enumerate(table.iter_rows(named=True)):
-        ax.plot([entry["low"], entry["high"]], [row, row], color=BLUE, lw=1.6)
-        ax.plot(entry["score"], row, "s", color=BLUE, ms=5)
-        if entry["baseline"] is not None:
-            ax.plot(entry["baseline"], row, "D", mfc="white", mec=BLACK, ms=5, mew=0.8, zorder=3)
-        text = f"{entry['score']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})   n = {entry['n']:,}"
-        ax.text(1.03, row, text, va="center", transform=ax.get_yaxis_transform())
-    labels = [
-        f"{e['dataset']}: {e['task']}\n{e['metric']}, {e['image_origin']}"
-        for e in table.iter_rows(named=True)
-    ]
-    ax.set_yticks(range(table.height), labels, linespacing=1.15)
-    ax.set_ylim(table.height - 0.4, -0.6)
-    ax.set_xlim(0, 1)
-    ax.grid(axis="x")
-    ax.set_xlabel("score (95 % interval); open diamond: baseline")
-    named = table.filter(pl.col("baseline").is_not_null())
-    baselines = sorted(set(named["baseline_name"]))
-    caption = (
-        "External datasets, none used in training; our own choice, not the paper's (which are not public). "
-        "95 % intervals by patient-cluster bootstrap. "
-        + (f"Open diamonds: {', '.join(baselines)}. " if baselines else "")
-        + f"Image origin: {', '.join(sorted(set(table['image_origin'])))}."
-    )
-    return figure, table, caption

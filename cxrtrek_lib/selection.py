@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import polars as pl
 
-from cxrtrek_lib import draws, paths, signs, tables
+from cxrtrek_lib import draws, leakage, paths, signs, tables
 from cxrtrek_lib.signs import SEEN_AS
 from cxrtrek_lib.simulate.catalogue import IMPLIES, RENDERABLE
 
 FRONTAL = ("PA", "AP")
+# Source -> the view of all its films, which its table does not state (Nguyen et al. 2022, Scientific Data 9).
+PUBLISHED_VIEW = {"vindr": "PA"}
 NO_FINDING = "no finding"
 # Cases are even over these. Consolidation with pneumonia and without are two kinds, else hardly a case in a
 # hundred would have a diagnosis.
@@ -27,6 +29,7 @@ NOT_SHOWN = "a finding that no film can show"
 CONTRADICTED = "a finding denied in the same study, itself or all that shows it"
 SUSPECTED = "nothing present, something uncertain"
 NOT_ADJUDICATED = "findings not adjudicated by the panel of radiologists"
+SEVERAL_BOXES = "several boxes in one lung, where a film shows one lesion"
 NOT_NEEDED = "could be a case, but the cohort is full"
 
 
@@ -42,6 +45,7 @@ class Selection(NamedTuple):
     excluded  reason -> number of studies; with the cases they are all studies of the asked splits
     counts    split, finding (or diagnosis, or "no finding"), cases, available: cases with it and eligible
               studies with it; a diagnosis counts instead of the finding by which it is seen
+    marks     readers' boxes that the films are to show, with the side of the lung (tables.BOXES), or None
     """
 
     cases: pl.DataFrame
@@ -50,6 +54,7 @@ class Selection(NamedTuple):
     findings: pl.DataFrame
     excluded: dict[str, int]
     counts: pl.DataFrame
+    marks: pl.DataFrame | None = None
 
 
 def select(
@@ -115,20 +120,44 @@ def choose(name: str, sizes: dict, *, seed: int) -> Selection:
     if name not in sizes["external"]:
         known = ", ".join(["training", *sizes["external"]])
         raise ValueError(f"cohort {name!r} is unknown; params.yaml sizes {known}")
-    alone = pl.lit(None, dtype=pl.String)
-    studies = studies.filter((pl.col("source") == name) & (pl.col("split") == "external")).with_columns(
-        prior_study_id=alone, next_study_id=alone
-    )
+    studies = external(studies, name)
     kept = adjudicated(studies, findings) if name == "nih" else studies
+    marks = None
+    if name == "rsna":
+        marks = sided(tables.read_table("boxes", paths.DATASET / "boxes.parquet"), studies)
+        several = marks.filter(pl.len().over("sample_id", "laterality") > 1)
+        kept = studies.join(several, on="sample_id", how="anti", maintain_order="left")
     selection = select(kept, findings, {"external": sizes["external"][name]}, seed=seed)
-    left_out = {NOT_ADJUDICATED: len(studies) - len(kept)} if len(kept) < len(studies) else {}
-    return selection._replace(excluded=left_out | selection.excluded)
+    left_out = NOT_ADJUDICATED if name == "nih" else SEVERAL_BOXES
+    left_out = {left_out: len(studies) - len(kept)} if len(kept) < len(studies) else {}
+    return selection._replace(excluded=left_out | selection.excluded, marks=marks)
+
+
+def external(studies: pl.DataFrame, name: str) -> pl.DataFrame:
+    """The studies of an external source, each alone; ValueError when they share anything with training."""
+    mine = studies.filter((pl.col("source") == name) & (pl.col("split") == "external"))
+    leakage.refuse_shared(mine, studies.filter(pl.col("split") != "external"))
+    alone = pl.lit(None, dtype=pl.String)
+    mine = mine.with_columns(prior_study_id=alone, next_study_id=alone)
+    if name in PUBLISHED_VIEW:
+        mine = mine.with_columns(views=pl.concat_list(pl.lit(PUBLISHED_VIEW[name])))
+    return mine
 
 
 def adjudicated(studies: pl.DataFrame, findings: pl.DataFrame) -> pl.DataFrame:
     """The studies of NIH ChestX-ray14 whose findings a panel of radiologists adjudicated (4,376 in full)."""
     panel = findings.filter(pl.col("source_column").str.starts_with("nih: google2019"))
     return studies.join(panel.select("sample_id").unique(), on="sample_id", how="semi")
+
+
+def sided(boxes: pl.DataFrame, studies: pl.DataFrame) -> pl.DataFrame:
+    """The boxes of these studies, each with the side in whose half of the film its middle lies.
+
+    The patient's right is on the left of a frontal film.
+    """
+    middle = (pl.col("x1") + pl.col("x2")) / 2
+    side = pl.when(middle < 50).then(pl.lit("right")).otherwise(pl.lit("left"))
+    return boxes.join(studies, on="sample_id", how="semi").with_columns(laterality=side)
 
 
 def _with_futures(cases: pl.DataFrame, studies: pl.DataFrame) -> pl.DataFrame:

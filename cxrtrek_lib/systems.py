@@ -12,8 +12,12 @@ prob_answer  optional, in [0, 1] or null: probability of the whole written answe
 
 Other columns are ignored. A file that is not of this form is an error of one line. What is in it may be
 incomplete or odd; then the rules below hold, and `in_order` counts how often each did.
+
+DVC does not watch these files: after a change of one, `dvc repro -f evaluate_stages` scores it anew. Which
+content was scored stands in evaluation.json (`contents`).
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -23,10 +27,9 @@ from typing import Any
 import polars as pl
 
 from cxrtrek_lib.conversations import FORMATS, is_box, parse_boxes
-from cxrtrek_lib.metrics import LONGEST, normal
+from cxrtrek_lib.metrics import KEYS, LONGEST, normal
 from cxrtrek_lib.tables import PREDICTIONS
 
-KEYS = ["sample_id", "turn"]
 PROBABILITIES = ("prob_yes", "prob_answer")
 _READ = {"sample_id": pl.String, "turn": pl.Int64, "answer": pl.String} | dict.fromkeys(
     PROBABILITIES, pl.Float64
@@ -211,3 +214,12 @@ def from_files(files: dict[str, str], root: Path, known: dict[str, pl.DataFrame]
         if name in known:
             raise ValueError(f"evaluate.systems: {name} is a system of the study; choose another name")
     return {name: read(root / path) for name, path in files.items()}
+
+
+def contents(files: dict[str, str], root: Path) -> dict[str, dict[str, str]]:
+    """Of each file of `evaluate.systems`: its path as given (file) and the SHA-256 of its bytes (sha256)."""
+    found = {}
+    for name, path in files.items():
+        with (root / path).open("rb") as file:
+            found[name] = {"file": path, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return found

@@ -226,7 +226,7 @@ def report_errors(
     a.set_xlim(-0.02, 1)
     a.set_xlabel("share of later statements that contradict stage 2")
     if later:
-        a.legend(loc="center right")
+        a.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, handletextpad=0.2)
     letter(a, "a", "Contradictions within a case")
     places = [*range(1, REPORT_STAGE), None]
     for shift, kind, colour in ((-0.2, "wrong", RED), (0.2, "right", SKY)):

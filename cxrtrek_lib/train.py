@@ -143,7 +143,7 @@ class _Run:
             AnswerLosses(model, coordinate_ids(renderer.processor.tokenizer)), *optimisers
         )
         self.batches = plan(
-            train, presence_epochs=settings.presence_epochs, epochs=settings.epochs,
+            train, short_epochs=settings.short_epochs, epochs=settings.epochs,
             batch_cases=settings.batch_cases,
             alone_share=settings.alone_share, shuffled_share=settings.shuffled_share, seed=seed,
         )  # fmt: skip

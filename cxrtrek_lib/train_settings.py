@@ -15,7 +15,7 @@ SMALL_WIDTH = 256  # of a decoder whose matrices are too small to be shared betw
 class Settings:
     """The `train` group of params.yaml, but for the two keys that the launcher reads."""
 
-    presence_epochs: int
+    short_epochs: int
     epochs: int
     patience: int | None
     batch_cases: int

@@ -11,7 +11,7 @@ from tests import tiny
 
 
 def test_plan_visits_every_case_once_an_epoch_in_a_fixed_order():
-    arguments = dict(presence_epochs=1, epochs=2, batch_cases=2, alone_share=0.5, shuffled_share=0.25, seed=3)
+    arguments = dict(short_epochs=1, epochs=2, batch_cases=2, alone_share=0.5, shuffled_share=0.25, seed=3)
     found = batches.plan(tiny.cases() * 5, **arguments)
     for epoch in (0, 1):
         assert sorted(i for e, _, chunk in found if e == epoch for i in chunk) == list(range(15))
@@ -22,7 +22,7 @@ def test_plan_visits_every_case_once_an_epoch_in_a_fixed_order():
 def test_layout_shares_are_those_asked_for():
     found = batches.plan(
         tiny.cases() * 40,
-        presence_epochs=0,
+        short_epochs=0,
         epochs=20,
         batch_cases=2,
         alone_share=0.5,
@@ -31,7 +31,7 @@ def test_layout_shares_are_those_asked_for():
     )
     share = {layout: sum(b[1] == layout for b in found) / len(found) for layout in batches.LAYOUTS}
     assert share == pytest.approx(
-        {"presence": 0.0, "alone": 0.5, "shuffled": 0.25, "ordered": 0.25}, abs=0.05
+        {"presence": 0.0, "short": 0.0, "alone": 0.5, "shuffled": 0.25, "ordered": 0.25}, abs=0.05
     )
 
 
@@ -79,15 +79,18 @@ def test_the_commoner_answer_is_asked_as_often_as_the_rarer_one():
     )
 
 
-def test_the_first_passes_ask_about_presence_alone():
+def test_the_first_passes_ask_what_is_answered_in_a_word():
     found = batches.plan(
-        crowd(), presence_epochs=2, epochs=1, batch_cases=4, alone_share=1.0, shuffled_share=0.0, seed=0
+        crowd(), short_epochs=2, epochs=1, batch_cases=4, alone_share=1.0, shuffled_share=0.0, seed=0
     )
     assert [(epoch, layout) for epoch, layout, _ in found] == (
-        [(0, "presence")] * 3 + [(1, "presence")] * 3 + [(2, "alone")] * 3
+        [(0, "presence")] * 2 + [(0, "short")] + [(1, "short")] * 3 + [(2, "alone")] * 3
     )
-    options = dict(layout="presence", n_questions=1, seed=0, visit=0, even={})
-    assert [t.turn for t in batches.chosen_turns(crowd()[0], **options)] == [0, 1]
+    options = dict(layout="short", n_questions=1, seed=0, visit=0, even={})
+    view = replace(tiny.TURNS[0], turn=3)
+    asked_too = replace(crowd()[0], turns=(*crowd()[0].turns, view))
+    assert [t.turn for t in batches.chosen_turns(asked_too, **options)] == [0, 1, 3]
+    assert [t.turn for t in batches.chosen_turns(asked_too, **options | {"layout": "presence"})] == [0, 1]
     nothing = replace(crowd()[0], turns=crowd()[0].turns[2:])
     assert batches.chosen_turns(nothing, **options) == list(nothing.turns), "a case always has a question"
 

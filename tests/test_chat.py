@@ -1,5 +1,8 @@
 """One renderer: exact tokens, exact answer spans, who sees whom."""
 
+from pathlib import Path
+
+import polars as pl
 import pytest
 import torch
 from hypothesis import given
@@ -41,6 +44,17 @@ def test_prior_film_stands_in_the_first_stage_5_question():
         if message["role"] == "user"
     ]
     assert shown == [1, 0, 0, 1, 0]
+
+
+def test_a_choice_is_answered_without_its_label():
+    options = ["A. left", "2). both lungs", "right", "St. Jude"]
+    asked = pl.DataFrame({
+        "sample_id": ["a"], "stage": [2], "turn": [0], "qtype": ["multi-choice"], "question": ["?"],
+        "answer": [", ".join(options)], "answer_list": [options], "image_input_count": [1], "fact": [""],
+    })  # fmt: skip
+    studies = pl.DataFrame({"sample_id": ["a"], "patient_id": ["p"], "images": [["film.png"]]})
+    [case] = chat.cases(studies, asked, Path("films"))
+    assert case.turns[0].answer == "left, both lungs, right, St. Jude"
 
 
 def test_a_coordinate_is_one_token():

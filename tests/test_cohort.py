@@ -7,6 +7,7 @@ import re
 import polars as pl
 import pytest
 from PIL import Image
+from tables_by_hand import boxes as boxes_of
 from tables_by_hand import findings as findings_of
 from tables_by_hand import studies as studies_of
 
@@ -435,3 +436,19 @@ def test_the_summary_is_json_and_says_simulated(made):
     folder, summary = made
     assert json.loads((folder / "summary.json").read_text()) == json.loads(json.dumps(summary))
     assert summary["image_origin"] == "simulated"
+
+
+def test_a_film_shows_a_readers_box_on_its_side():
+    studies = studies_of({"sample_id": "rsna/a"}, {"sample_id": "rsna/b"})
+    stated = findings_of(*((name, "lung opacity", "present", 1) for name in studies["sample_id"]))
+    shown = stated.with_columns(shown="finding", as_status="status")
+    marks = boxes_of(
+        ("rsna/a", 1, "lung opacity", 10, 20, 30, 40), ("rsna/a", 1, "lung opacity", 60, 20, 80, 40)
+    )
+    marks = marks.with_columns(laterality=pl.Series(["right", "left"]))
+    marked, plain = cohort._facts(studies, stated, shown, marks)
+    (row,) = marked["findings"]
+    assert row["boxes"] == {"right": [10, 20, 30, 40], "left": [60, 20, 80, 40]}
+    assert row["laterality"] == "bilateral" and "boxes" not in plain["findings"][0]
+    (alone, _) = cohort._facts(studies, stated, shown, marks.head(1))
+    assert alone["findings"][0]["laterality"] == "right"

@@ -4,6 +4,7 @@ import matplotlib as mpl
 import polars as pl
 import pytest
 from fake_answers import fake_boxes, fake_cohort, fake_film, fake_predictions, fake_scores
+from figure_checks import VISIONS, apart, assert_printable
 from matplotlib import pyplot as plt
 from PIL import Image
 
@@ -17,27 +18,13 @@ TABLES = {name: stage_scores(rows, n_boot=50, seed=0) for name, rows in ROWS.ite
 HISTORY = {
     "encoder": [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}],
     "decoder": [
-        {"step": 1, "train_loss": 3.0},
-        {"step": 2, "train_loss": 2.0},
-        {"step": 2, "validation_loss": 2.5},
-        {"step": 3, "validation_loss": 2.25},
+        {"epoch": 1, "step": 1, "train_loss": 3.0},
+        {"epoch": 1, "step": 2, "train_loss": 2.0},
+        {"epoch": 1, "step": 2, "validation_loss": 2.5},
+        {"epoch": 2, "step": 3, "validation_loss": 2.25},
     ],
     "cases": {"train": 8, "validate": 4},
 }
-TRANSFER = pl.DataFrame(
-    {
-        "dataset": ["nih", "openi"],
-        "task": ["pneumothorax", "report"],
-        "metric": ["AUROC", "ROUGE-L F1"],
-        "score": [0.8, 0.3],
-        "low": [0.7, 0.2],
-        "high": [0.9, 0.4],
-        "n": [150, 150],
-        "baseline": [0.5, None],
-        "baseline_name": ["blank film", None],
-        "image_origin": ["simulated"] * 2,
-    }
-)
 SCORE = {"score": 0.5, "low": 0.4, "high": 0.6, "n": 1000}
 ABLATIONS = {
     "arms": {
@@ -59,7 +46,6 @@ DRAWINGS = {
         TABLES["predicted"], system="predicted", origin="simulated"
     ),
     "ablations": lambda: score_figures.ablation_forest(ABLATIONS, origin="simulated"),
-    "transfer_forest": lambda: score_figures.transfer_forest(TRANSFER),
     "contact_sheet": lambda: film_figures.contact_sheet(
         [fake_film(1), fake_film(2)], ["PA", "AP"], [BOX, []], origin="simulated"
     ),
@@ -76,7 +62,7 @@ pytestmark = pytest.mark.usefixtures("scratch")
 def test_saved_figure_is_complete_and_nothing_is_clipped(name, scratch):
     before, opened = dict(mpl.rcParams), plt.get_fignums()
     figure, data, caption = DRAWINGS[name]()
-    figure.draw_without_rendering()
+    assert_printable(figure)
     inside = figure.get_tightbbox()
     width, height = figure.get_size_inches()
     assert inside.x0 > -0.02 and inside.y0 > -0.02, name
@@ -92,6 +78,24 @@ def test_saved_figure_is_complete_and_nothing_is_clipped(name, scratch):
     assert b"/FontFile2" in pdf and b"CreationDate" not in pdf and b"/Producer" not in pdf
 
 
+@pytest.mark.parametrize(("n_cases", "times"), [(6, 1), (24, 1), (24, 137)])
+def test_score_figures_are_printable_at_any_size(n_cases, times):
+    """A smoke run of few cases; and one with every system, two from outside, and counts in the thousands."""
+    _, questions = fake_cohort(n_cases)
+    scored = fake_scores(questions, 0.8)
+    names = list(score_figures.SYSTEMS if times > 1 else TABLES) + ["our own system", "another"] * (times > 1)
+    table = stage_scores(scored, n_boot=50, seed=0).with_columns(pl.col("n") * times)
+    shown = [name for name in names if name not in ("constant", "swapped_image")]
+    figure, _, _ = score_figures.stage_radar(dict.fromkeys(shown, table), origin="simulated")
+    assert_printable(figure)
+    found = evaluation_json({"predicted": scored}, n_boot=50, seed=0)
+    for key in ("overall", "yes_no_balanced_accuracy", "detection_mean_iou"):
+        found[key] = {name: found[key]["predicted"] | {"n": 97 * times} for name in names}
+    assert_printable(score_figures.context_modes(found, origin="simulated")[0])
+    heatmap = score_figures.stage_format_heatmap(table, system="predicted", origin="simulated")
+    assert_printable(heatmap[0])
+
+
 @pytest.mark.parametrize("name", ["training_curves", "stage_radar", "detection_examples"])
 def test_the_same_numbers_give_the_same_bytes(name, scratch):
     def written():
@@ -100,6 +104,43 @@ def test_the_same_numbers_give_the_same_bytes(name, scratch):
 
     first = written()
     assert len(first) == 4 and written() == first
+
+
+PALETTE = ("BLUE", "ORANGE", "GREEN", "RED", "PURPLE", "SKY", "YELLOW", "GREY", "BLACK")
+
+
+@pytest.mark.parametrize("vision", VISIONS)
+def test_colours_stay_apart_for_the_colour_blind(vision):
+    """Simulated after Machado et al. 2009; the least pair is seven times what is just noticed."""
+    colours = [getattr(figures, name) for name in PALETTE]
+    least = min(
+        (apart(one, other, vision), PALETTE[i], PALETTE[j])
+        for i, one in enumerate(colours)
+        for j, other in enumerate(colours[:i])
+    )
+    assert least[0] > 15, least
+
+
+def test_the_simulation_of_colour_blindness_is_right():
+    """Red and green of equal lightness are told apart by nobody with protanopia or deuteranopia."""
+    assert apart("#000000", "#ffffff", "normal") == pytest.approx(100, abs=0.1)
+    for vision in ("protanopia", "deuteranopia"):
+        assert apart("#ffffff", "#ffffff", vision) == 0
+        assert apart("#b06060", "#708060", vision) < 0.5 * apart("#b06060", "#708060", "normal")
+
+
+def test_systems_differ_in_marker_too():
+    looks = score_figures.looks([*score_figures.SYSTEMS, "a", "b", "c"])
+    markers = [marker for _, _, marker in looks.values()]
+    assert len(set(markers)) == len(markers)
+
+
+def test_a_picture_is_small_and_its_colours_are_those_of_the_style(scratch):
+    figures.save(*[(drawn := DRAWINGS["context_modes"]())[0], "small", *drawn[1:]])
+    with Image.open(scratch / "figures" / "small.png") as picture:
+        assert picture.mode == "P" and picture.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+        shown = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24)}
+    assert any(max(abs(a - b) for a, b in zip(c, (0, 0x72, 0xB2), strict=True)) <= 2 for c in shown)  # BLUE
 
 
 def test_style_is_put_back_after_an_error():
@@ -141,8 +182,8 @@ def test_systems_from_outside_are_drawn_beside_ours_under_their_own_names():
     assert list(look) == ["predicted", "theirs", "others"] and look["theirs"][0] == "theirs"
     assert len({(colour, marker) for _, colour, marker in look.values()}) == 3
     figure, data, _ = score_figures.stage_radar(shown, origin="simulated")
-    (legend,) = figure.legends
-    assert {text.get_text() for text in legend.get_texts()} == {label for label, _, _ in look.values()}
+    written = {text.get_text() for ax in figure.axes for text in ax.get_legend().get_texts()}
+    assert written == {label for label, _, _ in look.values()}
     found = evaluation_json({"predicted": ROWS["predicted"], "theirs": ROWS["predicted"]}, n_boot=50, seed=0)
     figure, data, _ = score_figures.context_modes(found, origin="simulated")
     assert set(data["system"]) == {"predicted", "theirs"}

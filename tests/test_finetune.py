@@ -41,6 +41,7 @@ def cohort(tmp_path_factory):
         for turn in case.turns:
             asked = {"turn": turn.turn, "stage": turn.stage, "qtype": turn.qtype, "sample_id": name}
             asked |= {"question": f"{conversations.PLACEHOLDER}\n{turn.question}", "answer": turn.answer}
+            asked |= {"answer_list": [turn.answer]} if turn.qtype == "single-choice" else {}
             questions.append({**dict.fromkeys(tables.QA), **asked, "image_input_count": turn.n_images})
     tables_by_hand.studies(*studies).write_parquet(folder / "studies.parquet")
     tables.pl.DataFrame(questions, schema=tables.QA).write_parquet(folder / "qa.parquet")

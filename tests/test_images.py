@@ -144,19 +144,25 @@ def test_jpeg_baseline_dicom_is_close_to_its_source(tmp_path):
     assert np.abs(images.read(path) - smooth / smooth.max()).max() < 6 / 190
 
 
+@pytest.fixture
+def any_modality(monkeypatch):
+    """pydicom's own files, in many encodings, are of scans."""
+    monkeypatch.setattr(images, "MODALITIES", ("MR", "NM"))
+
+
 def own(name: str) -> Path:
     """A file that comes with pydicom."""
     return Path(pydicom.__file__).parent / "data" / "test_files" / name
 
 
 @pytest.mark.parametrize("kind", ["_RLE", "_bigendian", "_implicit", "_jp2klossless", "_padded"])
-def test_every_encoding_of_one_image_gives_the_same(kind):
+def test_every_encoding_of_one_image_gives_the_same(kind, any_modality):
     plain = images.read(own("MR_small.dcm"))
     np.testing.assert_array_equal(images.read(own(f"MR_small{kind}.dcm")), plain)
 
 
 @pytest.mark.parametrize("name", ["MR_small_jpeg_ls_lossless.dcm", "JPGExtended.dcm"])
-def test_a_missing_decoder_is_named(name):
+def test_a_missing_decoder_is_named(name, any_modality):
     if importlib.util.find_spec("libjpeg") is not None:
         pytest.skip("pylibjpeg-libjpeg is installed: nothing is missing")
     with pytest.raises(ValueError, match="pip install pylibjpeg pylibjpeg-libjpeg") as caught:
@@ -244,6 +250,8 @@ def broken(tmp_path: Path, kind: str) -> Path:
             return dicom(tmp_path / "film.dcm", RAMP[:1, :1])
         case "frames":
             return dicom(tmp_path / "film.dcm", RAMP, Rows=32, NumberOfFrames=2)
+        case "scan":
+            return dicom(tmp_path / "film.dcm", RAMP, Modality="CT")
         case "palette":
             return dicom(tmp_path / "film.dcm", RAMP, PhotometricInterpretation="PALETTE COLOR")
         case "mask":
@@ -289,6 +297,7 @@ KINDS = {
     "huge dicom": "20000 x 20000",
     "one pixel dicom": "1 x 1 pixels",
     "frames": "2 frames",
+    "scan": "modality 'CT' is not a radiograph",
     "palette": "PALETTE COLOR",
     "mask": "1 bits",
     "dose": "32 bits",

@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from cxrtrek_lib import inference_stats
 from cxrtrek_lib.inference_stats import (
     auroc,
+    auroc_difference,
     bootstrap_mean,
     cluster_weights,
     holm,
@@ -176,6 +177,28 @@ def test_auroc_interval_equals_resampling_films_by_hand():
         draws.append(roc_auc_score(labels, scores, sample_weight=weights[index]))
     _, low, high = auroc(labels, scores, patients, n_boot=200, seed=9)
     assert (low, high) == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])))
+
+
+def test_auroc_difference_is_of_the_same_draws():
+    random = np.random.default_rng(3)
+    labels = np.array([True, False] * 20)
+    first, patients = random.normal(size=40) + labels, [i // 3 for i in range(40)]
+    second = first + random.normal(size=40) / 2
+    draws = {"n_boot": 200, "seed": 9}
+    assert auroc_difference(labels, first, first, patients, **draws) == (0, 0, 0)
+    gap, low, high = auroc_difference(labels, first, second, patients, **draws)
+    alone = auroc(labels, first, patients, **draws), auroc(labels, second, patients, **draws)
+    assert gap == pytest.approx(roc_auc_score(labels, first) - roc_auc_score(labels, second))
+    assert low < gap < high and high - low < min(one[2] - one[1] for one in alone)
+    by_hand = []
+    for weights in next(cluster_weights(14, 200, 9)):
+        weights = weights[patients]
+        if len(set(labels[weights > 0])) == 2:
+            by_hand.append(
+                roc_auc_score(labels, first, sample_weight=weights)
+                - roc_auc_score(labels, second, sample_weight=weights)
+            )
+    assert (low, high) == pytest.approx(np.percentile(by_hand, [2.5, 97.5]))
 
 
 def test_auroc_refuses_nan_scores():

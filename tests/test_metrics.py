@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
+from cxrtrek_lib.boxes import iou_matrix
 from cxrtrek_lib.conversations import format_boxes
 from cxrtrek_lib.metrics import (
     LONGEST,
     box_score,
     chosen,
     finding_f1,
-    iou_matrix,
     rouge_l,
     score_answer,
     score_answers,

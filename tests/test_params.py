@@ -89,7 +89,10 @@ def test_a_wrong_type_or_range_is_refused_with_the_key(load, path, value):
     for wrong in ["3", "true", True, -1, 10**12, float("nan"), float("inf"), {}, [], ["x"], {"train": 1}]:
         if isinstance(value, str) and isinstance(wrong, str):
             continue  # any text may name a checkpoint
-        named = path[:2] in (("dataset", "folders"), ("images", "roots")) or path[-1] == "accelerate_config"
+        named = (
+            path[:2] in (("dataset", "folders"), ("images", "roots"), ("transfer", "folders"))
+            or path[-1] == "accelerate_config"
+        )
         if isinstance(wrong, str) and named:
             continue  # or a folder, or a file
         if isinstance(value, bool) and isinstance(wrong, bool):
@@ -116,7 +119,7 @@ def test_a_wrong_type_or_range_is_refused_with_the_key(load, path, value):
         (
             ("dataset", "roles", "siim"),
             "train",
-            "dataset.roles: nih external, siim train: these hold the same",
+            "dataset.roles: nih external, rsna external, siim train: these hold",
         ),
         (("dataset", "roles", "chexpert_plus"), "train", "dataset.roles: chexpert and chexpert_plus are the"),
         (("dataset", "roles", "nih"), "off", "cohort.external sizes nih, whose role in dataset.roles is off"),

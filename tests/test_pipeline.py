@@ -22,7 +22,7 @@ NO_EFFECT = {
     "train.gradient_checkpointing",
 }  # fmt: skip
 IN_GIT = ("cxrtrek_lib", "notebooks", "requirements-data.txt", "params.yaml")
-MODES = ["predicted", "gold", "none", "shuffled", "blank_image", "swapped_image"]
+MODES = ["predicted", "gold", "none", "shuffled", "blank_image", "swapped_image", "untuned"]
 
 
 def steps() -> dict[str, dict]:
@@ -189,10 +189,10 @@ def test_params_are_those_that_the_notebook_declares(name):
     wanted = {key for key in everything if key.split(".")[0] in declared} - NO_EFFECT
     item = name.partition("@")[2]
     if name == "cohort_images":
-        wanted = {key for key in wanted if not key.startswith("cohort.external.")}
-    elif name.startswith("external@"):  # each source its own size
-        wanted = {key for key in wanted if not key.startswith("cohort.") or key == "cohort.size_px"}
-        wanted.add(f"cohort.external.{item}")
+        wanted = {key for key in wanted if not key.startswith(("cohort.external.", "images."))}
+    elif name.startswith("external@"):  # each source its own size and films
+        wanted = {key for key in wanted if not key.startswith(("cohort.", "images."))}
+        wanted |= {"cohort.size_px", f"cohort.external.{item}", f"images.roots.{item}"}
     assert covered == wanted
 
 
@@ -209,7 +209,10 @@ def test_every_input_is_made_by_a_step_or_is_in_the_repository():
 
 def test_dear_steps_keep_every_output_in_the_cache():
     """One `cache: false` output would switch off DVC's run cache for the whole step (design 13)."""
-    dear = {"cohort_images", "external", "finetune", "predict", "intervene", "transfer", "ablations"}
+    dear = {
+        "cohort_images", "external", "finetune", "predict", "intervene", "transfer", "transfer_vqa",
+        "ablations",
+    }  # fmt: skip
     for name, step in STEPS.items():
         outs = [entry for kind in ("outs", "metrics", "plots") for entry in step.get(kind, [])]
         uncached = [
@@ -235,11 +238,12 @@ def test_unfinished_work_survives_a_restart():
 def test_the_promised_steps_and_metrics():
     assert list(PIPELINE) == [
         "build_dataset", "dataset_statistics", "cohort_images", "external", "finetune", "predict",
-        "intervene", "evaluate_stages", "transfer", "ablations", "report",
+        "intervene", "evaluate_stages", "transfer", "transfer_vqa", "domain_shift", "real_films", "ablations",
+        "report",
     ]  # fmt: skip
     assert PIPELINE["predict"]["foreach"] == MODES
     metrics = {metric for step in STEPS.values() for metric in entries(step, "metrics")}
-    names = ("dataset", "finetune", "evaluation", "transfer", "ablations")
+    names = ("dataset", "finetune", "evaluation", "transfer", "domain_shift", "real_films", "ablations")
     assert metrics == {f"reports/metrics/{name}.json" for name in names}
 
 

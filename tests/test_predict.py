@@ -9,7 +9,6 @@ import torch
 
 from cxrtrek_lib import chat, decode, dialogue, predict, tables
 from cxrtrek_lib import model as models
-from cxrtrek_lib.chat import Turn
 from tests import by_hugging_face, tiny
 from tests.by_hugging_face import LIMIT
 
@@ -224,17 +223,6 @@ def test_weights_that_are_no_numbers_are_told(kept, monkeypatch):
             model, models.renderer(model, processor), tiny.cases()[:1], tokens,
             context="predicted", batch_cases=1, max_new_tokens=LIMIT,
         )  # fmt: skip
-
-
-def test_a_question_of_ones_own_is_answered():
-    model, _, renderer, tokens = tiny.checkpoint()
-    case = tiny.cases()[1]
-    question = "Where is the pleural effusion?"
-    alone = tiny.Case("x", "p", case.images, (Turn(0, 3, "detection", question, "", 1),))
-    assert (
-        predict.ask(model, renderer, case, tokens, question, limit=LIMIT)
-        == by_hugging_face.answers(model, renderer, alone, tokens, context="none")[0]
-    )
 
 
 def test_what_cannot_be_cached_says_why(monkeypatch):

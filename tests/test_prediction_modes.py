@@ -20,11 +20,13 @@ def case(name: str, patient: str, stages: list[int], n_films: int = 1) -> Case:
 
 
 def test_the_promised_modes_are_there_and_an_unknown_one_is_named():
-    assert list(MODES) == ["predicted", "gold", "none", "shuffled", "flipped", "blank_image", "swapped_image"]
+    assert list(MODES) == [
+        *("predicted", "gold", "none", "shuffled", "flipped", "blank_image", "swapped_image", "untuned")
+    ]
     with pytest.raises(ValueError, match="unknown prediction mode 'blind'; known: predicted, gold"):
         prediction_modes.of_mode("blind")
     cases = [case("a", "p", [1, 2]), case("b", "q", [1, 8])]
-    for name in ("predicted", "gold", "none", "flipped", "blank_image"):
+    for name in ("predicted", "gold", "none", "flipped", "blank_image", "untuned"):
         assert asked(cases, MODES[name], seed=0) == cases
 
 

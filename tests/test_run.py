@@ -35,18 +35,17 @@ def notebook(path: Path, parameters: str | None, *cells: str) -> Path:
 def project(tmp_path):
     """A repository of nothing but run.py and what it imports, so that no run here touches the real one."""
     (tmp_path / "cxrtrek_lib").mkdir()
-    for name in ("__init__", "paths", "params", "run"):
+    for name in ("__init__", "paths", "params", "params_schema", "run"):
         shutil.copy(paths.ROOT / "cxrtrek_lib" / f"{name}.py", tmp_path / "cxrtrek_lib")
     shutil.copy(paths.PROFILES / "smoke.yaml", tmp_path / "params.yaml")
     return tmp_path
 
 
-def start(project: Path, name: str, *options: str) -> subprocess.Popen:
+def start(project: Path, name: str, *options: str, out: int = subprocess.PIPE) -> subprocess.Popen:
+    """A step under way; what it writes goes to a pipe each, or both to the terminal `out`."""
     command = [sys.executable, "-m", "cxrtrek_lib.run", f"notebooks/{name}.ipynb", *options]
     env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "MPLBACKEND")}
-    return subprocess.Popen(
-        command, cwd=project, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    return subprocess.Popen(command, cwd=project, env=env, text=True, stdout=out, stderr=out)
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:
@@ -177,7 +176,73 @@ def test_a_log_gets_the_end_of_a_bar_not_its_every_state(capsys):
     assert capsys.readouterr().out == "films: 100%\nhalf a line\n"
 
 
+def test_a_terminal_gets_every_state_and_loses_a_remark(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    terminal = run._terminal()
+    terminal.remark("still runs, 5 s")
+    terminal.remark("still runs, 6 s")
+    terminal.write("\rfilms: 1%")
+    terminal.remark("still runs, 11 s")  # the bar can be seen
+    terminal.write("\rfilms: 2%")
+    assert capsys.readouterr().out == (
+        f"{run.CLEAR}still runs, 5 s{run.CLEAR}still runs, 6 s{run.CLEAR}\rfilms: 1%\rfilms: 2%"
+    )
+
+
 # Real kernels
+
+# Goes on only when the test, having seen its progress, says so.
+BAR = """import time, pathlib
+from tqdm.auto import tqdm
+bar = tqdm(total=2, desc="films", mininterval=0)
+bar.update()
+while not pathlib.Path("seen").exists():
+    time.sleep(0.05)
+bar.update()
+bar.close()"""
+
+
+def read_until(read, wanted: str) -> str:
+    """What a running step has written when `wanted` is in it; fails when it ends, or a minute passes."""
+    text, end = "", time.monotonic() + 60
+    while wanted not in text and time.monotonic() < end:
+        text += (more := read())
+        assert more, f"ended without {wanted!r}: {text}"
+    assert wanted in text, text
+    return text
+
+
+def test_progress_reaches_a_terminal_while_the_cell_runs(project):
+    """As under `dvc repro`, which hands its own terminal to the step; this one has 0 columns and rows."""
+    notebook(project / "notebooks" / "step.ipynb", "seed = 0", BAR)
+    mine, its = os.openpty()
+    process = start(project, "step", out=its)
+    os.close(its)
+    read = lambda: os.read(mine, 1000).decode()  # noqa: E731
+    read_until(read, "films:  50%")
+    (project / "seen").touch()
+    read_until(read, "films: 100%")
+    read_until(read, "[step] done in")
+    assert process.wait(timeout=30) == 0
+    os.close(mine)
+
+
+def test_a_log_hears_of_a_silent_cell_and_of_progress(project):
+    """As in CI: no terminal. A cell that writes nothing is said to run; a bar's states come as they pass."""
+    text = (project / "cxrtrek_lib" / "run.py").read_text()
+    text = text.replace("LOG_SECONDS = 10", "LOG_SECONDS = 0")
+    (project / "cxrtrek_lib" / "run.py").write_text(
+        text.replace("SILENT_SECONDS = 5", "SILENT_SECONDS = 0.5")
+    )
+    silent = "import time, pathlib\nwhile not pathlib.Path('heard').exists():\n    time.sleep(0.05)"
+    notebook(project / "notebooks" / "step.ipynb", "seed = 0", silent, BAR)
+    process = start(project, "step")
+    read_until(process.stdout.readline, "[step] still runs, ")
+    (project / "heard").touch()
+    read_until(process.stdout.readline, "films:  50%")
+    (project / "seen").touch()
+    status, out, err = finish(process)
+    assert (status, err) == (0, "") and "films: 100%" in out
 
 
 def test_a_step_that_succeeds(project):
@@ -202,6 +267,17 @@ def test_a_step_that_succeeds(project):
     assert (
         "".join(executed.cells[3].outputs[0].text).strip().startswith("films: 100%")
     )  # not every state of the bar
+
+
+def test_what_a_widget_shows_is_in_the_copy(project):
+    """Several times over: a stand-in for the browser's part of a widget stopped one run in three here."""
+    cell = "from ipywidgets import interact\ninteract(lambda number: print('shown', number), number=3);"
+    notebook(project / "notebooks" / "step.ipynb", "seed = 0", *[cell] * 12)
+    status, _, err = finish(start(project, "step"))
+    assert (status, err) == (0, "")
+    executed = nbformat.read(project / "reports" / "notebooks" / "step.ipynb", as_version=4)
+    told = [output.get("text") for cell in executed.cells for output in cell.get("outputs", [])]
+    assert told.count("shown 3\n") == 12
 
 
 def test_a_step_that_fails_names_the_cell_and_looks_failed(project):

@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables_by_hand import boxes as boxes_of
 from tables_by_hand import findings as findings_of
 from tables_by_hand import studies as studies_of
 
@@ -232,3 +233,24 @@ def test_external_cases_stand_alone_and_only_adjudicated_studies_of_nih_count(tm
     assert openi.cases["sample_id"].to_list() == ["openi/1/a"] and openi.excluded == {}
     with pytest.raises(ValueError, match="params.yaml sizes training, nih, openi"):
         selection.choose("vindr", sizes, seed=0)
+
+
+def test_readers_boxes_go_to_the_lung_in_whose_half_they_lie_and_two_in_one_lung_put_a_film_out(
+    tmp_path, monkeypatch
+):
+    studies = studies_of(*(study(f"rsna/{i}", source="rsna", split="external") for i in "abc"))
+    findings = findings_of(*((name, "lung opacity", "present", 1) for name in studies["sample_id"]))
+    # Film's left half = patient's right. c has two boxes in its right lung.
+    boxes = boxes_of(
+        ("rsna/a", 1, "lung opacity", 10, 20, 30, 40), ("rsna/a", 1, "lung opacity", 60, 20, 80, 40),
+        ("rsna/b", 1, "lung opacity", 45, 20, 60, 40),
+        ("rsna/c", 1, "lung opacity", 10, 10, 30, 30), ("rsna/c", 1, "lung opacity", 10, 50, 30, 70),
+    )  # fmt: skip
+    for name, table in (("studies", studies), ("findings", findings), ("boxes", boxes)):
+        table.write_parquet(tmp_path / f"{name}.parquet")
+    monkeypatch.setattr(paths, "DATASET", tmp_path)
+    chosen = selection.choose("rsna", {"training": {}, "external": {"rsna": 2}}, seed=0)
+    assert sorted(chosen.cases["sample_id"]) == ["rsna/a", "rsna/b"]
+    assert chosen.excluded == {selection.SEVERAL_BOXES: 1}
+    sides = chosen.marks.filter(pl.col("sample_id") != "rsna/c").sort("sample_id", "x1")
+    assert sides["laterality"].to_list() == ["right", "left", "left"]

@@ -14,7 +14,7 @@ import yaml
 
 from cxrtrek_lib import paths
 
-MODES = ["predicted", "gold", "none", "shuffled", "flipped", "blank_image", "swapped_image"]
+MODES = ["predicted", "gold", "none", "shuffled", "flipped", "blank_image", "swapped_image", "untuned"]
 
 
 def scratch_copy(target: Path) -> Path:
@@ -35,10 +35,15 @@ def scratch_copy(target: Path) -> Path:
     return target
 
 
+def environment() -> dict[str, str]:
+    """The user's, of whom nothing points at the repository that is tested."""
+    env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "MPLBACKEND")}
+    return env | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"}  # dvc.yaml says `python`
+
+
 def repro(project: Path) -> str:
     """Run `dvc repro` in a scratch copy, its output shown as it comes; fails the test when it fails."""
-    env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "MPLBACKEND")}
-    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"  # dvc.yaml says `python`
+    env = environment()
     env["DVC_SITE_CACHE_DIR"] = str(project / ".dvc" / "tmp" / "site")
     command = [sys.executable, "-m", "dvc", "repro"]
     process = subprocess.Popen(
@@ -79,8 +84,8 @@ def test_dataset_metrics(project):
     found = metrics(project, "dataset")
     assert {"n_studies", "n_patients", "n_qa", "n_facts", "qa_per_study", "stages", "sha256"} <= set(found)
     assert set(found["stages"]) == set("12345678")
-    # 400 patients of each of four sources were asked for.
-    assert 0 < found["n_patients"] <= 5 * 400 and found["n_patients"] <= found["n_studies"] <= found["n_qa"]
+    # 400 patients of each of six sources were asked for.
+    assert 0 < found["n_patients"] <= 6 * 400 and found["n_patients"] <= found["n_studies"] <= found["n_qa"]
     assert math.isclose(found["qa_per_study"], found["n_qa"] / found["n_studies"], rel_tol=0.01)
 
 
@@ -124,7 +129,7 @@ def test_the_model_card_goes_with_the_weights_and_gets_its_test_scores(project):
 def test_transfer_metrics(project):
     found = metrics(project, "transfer")
     assert {name: entry["task"] for name, entry in found.items()} == {
-        "nih": "classification", "openi": "report generation",
+        "nih": "classification", "openi": "VQA", "rsna": "classification", "vindr": "classification",
     }  # fmt: skip
     for entry in found.values():
         assert {"task", "metric", "score", "low", "high", "n", "image_origin"} <= set(entry)
@@ -170,6 +175,20 @@ def test_every_step_left_its_executed_copy(project):
         "06_evaluate_stages", "07_external_transfer", "08_ablations", "09_report",
     }  # fmt: skip
     assert {f"05_predict.{mode}.ipynb" for mode in MODES} <= set(copies)
+
+
+def test_the_exploratory_notebook_finds_what_the_pipeline_left(project):
+    """It is no step. Every widget is drawn once, the trained model answers, nothing is written elsewhere."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "cxrtrek_lib.run", "notebooks/explore.ipynb"],
+        cwd=project, env=environment(), capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    copy = json.loads((project / "reports" / "notebooks" / "explore.ipynb").read_text())
+    outputs = [output for cell in copy["cells"] for output in cell.get("outputs", [])]
+    kinds = [kind for output in outputs for kind in output.get("data", {})]
+    assert kinds.count("image/png") >= 3  # a case, an answer on a film of the study, one on a real film
+    assert any("Case viewer" in "".join(output.get("data", {}).get("text/html", "")) for output in outputs)
 
 
 def test_a_second_run_does_nothing(project):

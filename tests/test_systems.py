@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cxrtrek_lib.conversations import format_boxes
 from cxrtrek_lib.metrics import LONGEST, score_answers
-from cxrtrek_lib.systems import RULES, all_in_order, from_files, in_order, read
+from cxrtrek_lib.systems import RULES, all_in_order, contents, from_files, in_order, read
 from cxrtrek_lib.tables import PREDICTIONS
 
 _, QUESTIONS = fake_cohort(8)
@@ -193,3 +193,11 @@ def test_several_systems_in_one_table(tmp_path):
     assert table["theirs"].sum() == 0 and table["ours"].sum() > 0 and answers["theirs"].equals(GOOD)
     with pytest.raises(ValueError, match="ours is a system of the study"):
         from_files({"ours": "theirs.parquet"}, tmp_path, {"ours": GOOD})
+
+
+def test_the_content_that_was_scored_is_told_by_its_hash(tmp_path):
+    (tmp_path / "theirs.jsonl").write_bytes(b"abc")
+    # The SHA-256 of "abc": FIPS 180-2, appendix B.1.
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    found = contents({"theirs": "theirs.jsonl"}, tmp_path)
+    assert found == {"theirs": {"file": "theirs.jsonl", "sha256": known}}

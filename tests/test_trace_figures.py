@@ -3,6 +3,7 @@
 import polars as pl
 import pytest
 from fake_answers import fake_cohort, fake_film, fake_predictions, fake_scores, patients_of
+from figure_checks import assert_printable
 from PIL import Image
 
 from cxrtrek_lib import (
@@ -85,7 +86,7 @@ DRAWINGS = {
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_saved_figure_is_complete_and_nothing_is_clipped(name, scratch):
     figure, data, caption = DRAWINGS[name](*([scratch] if name == "worked_case" else []))
-    figure.draw_without_rendering()
+    assert_printable(figure)
     inside, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
     assert inside.x0 > -0.02 and inside.y0 > -0.02, name
     assert inside.x1 < width + 0.02 and inside.y1 < height + 0.02, name

@@ -16,7 +16,7 @@ from cxrtrek_lib.train_settings import Settings, memory_advice, precision
 from tests import by_hugging_face, tiny
 
 SETTINGS = Settings(
-    presence_epochs=0, epochs=3, patience=None, batch_cases=2, accumulation=1, gradient_checkpointing=False,
+    short_epochs=0, epochs=3, patience=None, batch_cases=2, accumulation=1, gradient_checkpointing=False,
     precision="auto",
     loss_per="answer", questions_per_case=3, learning_rate=3e-3, muon_rate=0.01, warmup_steps=1,
     alone_share=0.4, shuffled_share=0.3, checkpoint_minutes=1e-9,

@@ -72,7 +72,7 @@ def context_leak(studies: pl.DataFrame, qa: pl.DataFrame | pl.LazyFrame) -> pl.D
     stood first, most often), published (share in the authors' samples: yes/no questions over all stages).
     A gap between the two shares is what the context betrays.
     """
-    counted = pl.concat([_leak_counts(part, qa) for part in in_parts(studies)])
+    counted = pl.concat([_leak_counts(part, qa) for part in in_parts(studies, "context leak")])
     return _leak_table(pl.concat([counted, counted.with_columns(stage=pl.lit(None, pl.Int8))]))
 
 
@@ -173,7 +173,7 @@ def repeated_questions(studies: pl.DataFrame, qa: pl.DataFrame | pl.LazyFrame) -
     target. Returns stage, task_type, kind, repeated (Q&A beyond the first of each group), of (all Q&A there);
     one row per stage, task type and kind that has a repetition.
     """
-    counted = pl.concat([_repetitions(part, qa) for part in in_parts(studies)])
+    counted = pl.concat([_repetitions(part, qa) for part in in_parts(studies, "repetitions")])
     table = counted.group_by("stage", "task_type", "kind").agg(pl.col("repeated", "of").sum())
     return table.filter(pl.col("repeated") > 0).sort("stage", "task_type", "kind")
 

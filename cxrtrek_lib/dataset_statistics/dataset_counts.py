@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import polars as pl
+from tqdm.auto import tqdm
 
 from cxrtrek_lib.conversations import FORMATS, PLACEHOLDER, format_of
 
@@ -69,9 +70,13 @@ def spread(frame: pl.LazyFrame) -> pl.DataFrame:
     return frame.collect(engine="streaming")
 
 
-def in_parts(studies: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """The studies in parts of PART rows, for queries whose memory grows with the studies asked about."""
-    return studies.iter_slices(PART)
+def in_parts(studies: pl.DataFrame, what: str) -> Iterator[pl.DataFrame]:
+    """The studies in parts of PART rows, for queries whose memory grows with the studies asked about.
+
+    what  is done with them, for the progress bar
+    """
+    total = -(-studies.height // PART)
+    return iter(tqdm(studies.iter_slices(PART), total=total, desc=what, unit="part", delay=1))
 
 
 def labelled(
@@ -144,7 +149,7 @@ def facts(studies: pl.DataFrame, qa: pl.DataFrame | pl.LazyFrame) -> pl.DataFram
     (COMPOSITE) add none.
     """
     parts = []
-    for part in in_parts(studies):
+    for part in in_parts(studies, "facts"):
         rows = labelled(part, qa, ["fact"], ["source", "split"])
         rows = rows.filter(~pl.col("fact").str.starts_with(COMPOSITE))
         rows = rows.with_columns(pl.col("fact").str.split("; ")).explode("fact")

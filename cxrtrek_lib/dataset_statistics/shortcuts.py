@@ -11,6 +11,7 @@ import polars as pl
 from scipy.sparse import vstack
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
+from tqdm.auto import tqdm
 
 from cxrtrek_lib.conversations import PLACEHOLDER
 from cxrtrek_lib.dataset_statistics.audits import names_finding, says_yes
@@ -66,7 +67,8 @@ def shortcuts(
     has only one of Yes and No), accuracy (close-ended only). A format without questions in the training or
     the test split has no rows; ValueError when none has any.
     """
-    parts = [*_yes_no(studies, qa, n_boot, seed), *_choices(studies, qa, n_boot, seed)]
+    formats = tqdm((_yes_no, _choices), desc="film-blind predictors", unit="format", delay=1)
+    parts = [part for of_format in formats for part in of_format(studies, qa, n_boot, seed)]
     if not parts:
         raise ValueError(
             "no yes/no or choice question in both the training and the test split; build more patients"

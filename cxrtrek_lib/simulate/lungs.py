@@ -67,10 +67,10 @@ def consolidation(anatomy: Phantom, base: np.ndarray, lesion: Lesion) -> list[La
 
 def opacity(anatomy: Phantom, base: np.ndarray, lesion: Lesion) -> list[Layer]:
     """A haze without borders: part of the air replaced, through which vessels are still seen."""
-    centre = lobes.site(anatomy, lesion)
-    extent = lesion.within(OPACITY_RADIUS_MM) * np.array(
+    drawn = lesion.within(OPACITY_RADIUS_MM) * np.array(
         [1.25, lesion.between("height", 0.85, 1.15), lesion.between("breadth", 0.85, 1.1)]
     )
+    centre, extent = lesion.at or (lobes.site(anatomy, lesion), drawn)
     box = box_around(centre, 1.9 * extent, anatomy)
     distance2 = _radius2(centre, extent, box, anatomy)
     alpha = np.exp(-distance2 * (1 + np.float32(0.3) * texture(anatomy, lesion, box, 0.45)))

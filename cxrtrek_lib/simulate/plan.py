@@ -38,7 +38,7 @@ class Lesion(NamedTuple):
 
     place is None or one of SHOWN[finding].places. Every draw depends on (seed, patient, finding, side,
     question), never on the study: a later film of the patient shows the lesion in place, and of the same size
-    while its grade is the same.
+    while its grade is the same. `at` (middle, extent), (3,) mm each, is where a reader boxed it (boxed.py).
     """
 
     finding: str
@@ -47,6 +47,7 @@ class Lesion(NamedTuple):
     place: str | None
     patient_id: str
     seed: int
+    at: tuple[np.ndarray, np.ndarray] | None = None
 
     def draw(self, question: str) -> float:
         """In [0, 1)."""

@@ -9,6 +9,7 @@ from threadpoolctl import ThreadpoolController
 
 from cxrtrek_lib.simulate import (
     acquisition,
+    boxed,
     catalogue,
     detector,
     devices,
@@ -82,7 +83,8 @@ def films(
 
     study  {"sample_id", "patient_id", "view": one of acquisition.VIEWS, "sex": "M" | "F" | None,
             "exposure": None | one of tables.EXPOSURES (optional), "findings": [{"finding", "status",
-            "laterality", "severity", "location"}]}; the last three may be None or missing
+            "laterality", "severity", "location", "boxes"}]}; the last four may be None or missing. "boxes",
+            of a lung opacity only: {side: where a reader boxed it on the first view's film} (boxed.py)
     size_px  side of the film, 128 to 1024 pixels
     A film is (image float32 (size_px, size_px) in [0, 1], 1 = white; row 0 on top; of a frontal film, the
     patient's right on the image's left) and a dict: what `quality.facts` and `truth.told` (findings,
@@ -105,10 +107,12 @@ def _films(study: dict, views: tuple[str, ...], size_px: int, seed: int) -> list
     plans = plan.resolve(study, seed)
     shots = [acquisition.acquisition(seed, study["sample_id"], view, study.get("exposure")) for view in views]
     body = patient.body(seed, study["patient_id"], study.get("sex"))
+    source = phantom.load()
+    geos = [geometry.geometry(body, shot, source.hu.shape, source.spacing) for shot in shots]
     lesions = [each for one in plans for each in plan.lesions(one, study["patient_id"], seed)]
+    lesions = boxed.with_places(lesions, study["findings"], geos[0])
     lacking = without_movers(lesions, body)
     scene = build(lesions, body)
-    geos = [geometry.geometry(body, shot, scene.volume.shape, scene.anatomy.spacing) for shot in shots]
     made = []
     for shot, geo, seen in zip(shots, geos, evidence(scene, lacking, geos), strict=True):
         regions = truth.region_boxes(geo, outlines(scene, geo.lateral))

@@ -63,36 +63,11 @@ def read(folder: Path | None = None, max_patients: int | None = None) -> common.
     max_patients  only the first N patients in hash order
     Raises FileNotFoundError or ValueError, one line, when a table is missing, damaged or unexpected.
     """
-    path, raw = common.read_table(
-        folder,
-        ENTRIES,
-        ["Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender",
-         "View Position"],
-        ENTRIES_SIZE,
-    )  # fmt: skip
-    common.reject(
-        raw,
-        ~pl.col("Image Index").str.contains(r"^\d{8}_\d{3}\.png$"),
-        path,
-        "Image Index",
-        "NNNNNNNN_NNN.png",
-    )
-    common.reject_repeated(raw, ["Image Index"], path, "each image")
-    owner = pl.col("Image Index").str.head(8).cast(pl.Int64) == pl.col("Patient ID").cast(
-        pl.Int64, strict=False
-    )
-    common.reject(raw, ~owner, path, "Patient ID", "the patient of the image's name")
-    common.reject(raw, ~pl.col("Patient Age").str.contains(r"^-?\d+$"), path, "Patient Age", "a whole number")
-    common.reject(raw, ~pl.col("Follow-up #").str.contains(r"^\d+$"), path, "Follow-up #", "a whole number")
-    common.reject(raw, ~pl.col("View Position").is_in(["PA", "AP"]), path, "View Position", "PA or AP")
-    labels = (
-        pl.col("Finding Labels").str.split("|").list.eval(pl.element().is_in(list(NIH)).all()).list.first()
-    )
-    common.reject(raw, ~labels, path, "Finding Labels", "labels of ChestX-ray14 separated by |")
+    raw = _rows(folder)
     images = raw["Image Index"].implode()
     raw = raw.with_columns(
         _sample_id(),
-        pl.concat_str(pl.lit("nih/"), pl.col("Image Index").str.head(8)).alias("patient_id"),
+        _patient_id(),
         study_id=pl.col("Image Index").str.strip_suffix(".png"),
         when=pl.col("Follow-up #").cast(pl.Int32),
     )
@@ -135,6 +110,10 @@ def read(folder: Path | None = None, max_patients: int | None = None) -> common.
     )
 
 
+def _patient_id() -> pl.Expr:
+    return pl.concat_str(pl.lit("nih/"), pl.col("Image Index").str.head(8)).alias("patient_id")
+
+
 def _sample_id() -> pl.Expr:
     return pl.concat_str(pl.lit("nih/"), pl.col("Image Index").str.strip_suffix(".png")).alias("sample_id")
 
@@ -155,6 +134,50 @@ def _adjudicated(folder: Path | None, images: pl.Series) -> pl.DataFrame:
         status=pl.col("value").replace_strict({"YES": "present", "NO": "absent"}),
         source_column=pl.concat_str(pl.lit("nih: google2019 "), "label"),
     )
+
+
+def films(folder: Path | None = None) -> pl.DataFrame:
+    """Every film as the table has it: image, patient_id, view (PA or AP), labels (list, as mined).
+
+    folder and errors as in `read`, which drops "No Finding" (it makes no finding absent); here it is kept.
+    """
+    return _rows(folder).select(
+        _patient_id(),
+        image="Image Index",
+        view="View Position",
+        labels=pl.col("Finding Labels").str.split("|"),
+    )
+
+
+def _rows(folder: Path | None) -> pl.DataFrame:
+    """The checked rows of ENTRIES as text."""
+    path, raw = common.read_table(
+        folder,
+        ENTRIES,
+        ["Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender",
+         "View Position"],
+        ENTRIES_SIZE,
+    )  # fmt: skip
+    common.reject(
+        raw,
+        ~pl.col("Image Index").str.contains(r"^\d{8}_\d{3}\.png$"),
+        path,
+        "Image Index",
+        "NNNNNNNN_NNN.png",
+    )
+    common.reject_repeated(raw, ["Image Index"], path, "each image")
+    owner = pl.col("Image Index").str.head(8).cast(pl.Int64) == pl.col("Patient ID").cast(
+        pl.Int64, strict=False
+    )
+    common.reject(raw, ~owner, path, "Patient ID", "the patient of the image's name")
+    common.reject(raw, ~pl.col("Patient Age").str.contains(r"^-?\d+$"), path, "Patient Age", "a whole number")
+    common.reject(raw, ~pl.col("Follow-up #").str.contains(r"^\d+$"), path, "Follow-up #", "a whole number")
+    common.reject(raw, ~pl.col("View Position").is_in(["PA", "AP"]), path, "View Position", "PA or AP")
+    labels = (
+        pl.col("Finding Labels").str.split("|").list.eval(pl.element().is_in(list(NIH)).all()).list.first()
+    )
+    common.reject(raw, ~labels, path, "Finding Labels", "labels of ChestX-ray14 separated by |")
+    return raw
 
 
 def _agreeing(stated: pl.DataFrame, adjudicated: pl.DataFrame) -> pl.DataFrame:

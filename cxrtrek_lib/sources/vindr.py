@@ -6,11 +6,11 @@ A finding is present when at least two of the film's three readers marked it, un
 absent at tier 1 when none did: the readers had a closed list of classes to look for. "Lung Opacity" is a
 blanket class, so it is absent only where no reader marked any kind of opacity. "Other lesion" names nothing.
 Traps: boxes are in pixels of films whose sizes are not packaged, and percent of an unknown size cannot be
-computed: no boxes here. No film has "No finding" from one or two of its readers only, and six readers (R1, R3
-to R7) marked nothing at all: normal films were not read independently of each other's verdict, so the three
-votes measure agreement on abnormal films only. The table names no patient: each film counts as its own, and
-two films of one patient are not known as such. The films are published as PA; the table does not say so, and
-the view stays UNKNOWN.
+computed: `read` gives no boxes, `pixel_boxes` gives them to those who have the films. No film has "No
+finding" from one or two of its readers only, and six readers (R1, R3 to R7) marked nothing at all: normal
+films were not read independently of each other's verdict, so the three votes measure agreement on abnormal
+films only. The table names no patient: each film counts as its own, and two films of one patient are not
+known as such. The films are published as PA; the table does not say so, and the view stays UNKNOWN.
 Source: Nguyen et al. 2022, VinDr-CXR: An open dataset of chest X-rays with radiologist's annotations,
 Scientific Data 9, 429; the classes are those of the VinBigData competition (2020).
 Licence: the wheel states none for this table; PhysioNet gives the data to credentialed users. Nothing derived
@@ -27,6 +27,7 @@ TABLE = "vinbigdata-train.csv.gz"
 SIZE = (67_914, 8)  # rows, columns
 STUDIES = 15_000
 READERS = 3  # of each film
+CORNERS = {"x_min": "x1", "y_min": "y1", "x_max": "x2", "y_max": "y2"}  # column -> ours
 VINDR: dict[str, str | None] = {
     "No finding": None,
     "Other lesion": None,  # "none of the others": no name to ask about
@@ -58,27 +59,7 @@ def read(folder: Path | None = None, max_patients: int | None = None) -> common.
     max_patients  only the first N films in hash order
     Raises FileNotFoundError or ValueError, one line, when the table is missing, damaged or unexpected.
     """
-    corners = ["x_min", "y_min", "x_max", "y_max"]
-    path, raw = common.read_table(folder, TABLE, ["image_id", "class_name", "rad_id", *corners], SIZE)
-    common.reject(raw, ~pl.col("image_id").str.contains(r"^\w+$"), path, "image_id", "letters and digits")
-    common.reject(raw, ~pl.col("rad_id").str.contains(r"^R\d+$"), path, "rad_id", "R and a number")
-    none = pl.col("class_name") == "No finding"
-    number = {c: pl.col(c).cast(pl.Float64, strict=False) for c in corners}
-    for low, high in (("x_min", "x_max"), ("y_min", "y_max")):
-        ordered = (number[low] >= 0) & (number[low] < number[high])
-        common.reject(
-            raw, ~none & ~ordered.fill_null(False), path, high, f"pixels, greater than {low}, which is >= 0"
-        )
-    common.reject_repeated(raw, ["image_id", "class_name", "rad_id", *corners], path, "each box")
-    contradicted = none & ((pl.len() > 1).over("image_id", "rad_id"))
-    common.reject(raw, contradicted, path, "class_name", "no other row of a reader who found nothing")
-    common.reject(
-        raw,
-        pl.col("rad_id").n_unique().over("image_id") != READERS,
-        path,
-        "image_id",
-        f"a film with {READERS} readers",
-    )
+    path, raw = _rows(folder)
     raw = raw.select(
         pl.concat_str(pl.lit("vindr/"), "image_id").alias("sample_id"),
         "image_id",
@@ -99,6 +80,49 @@ def read(folder: Path | None = None, max_patients: int | None = None) -> common.
         excluded={},
         unmapped=unmapped,
     )
+
+
+def pixel_boxes(folder: Path | None = None) -> pl.DataFrame:
+    """Every reader's boxes as tables.BOXES, but in pixels of the original film (see the traps above).
+
+    folder  as in `read`, which raises the same errors. `reader` is "vindr: R9" and the like; boxes of classes
+    without a name of ours are left out.
+    """
+    _, raw = _rows(folder)
+    raw = raw.with_columns(pl.col("class_name").replace_strict(VINDR, default=None).alias("target"))
+    boxed = raw.drop_nulls("target").select(
+        pl.concat_str(pl.lit("vindr/"), "image_id").alias("sample_id"),
+        pl.lit(1, dtype=pl.Int16).alias("image_id"),
+        "target",
+        *(pl.col(c).cast(pl.Float64).alias(name) for c, name in CORNERS.items()),
+        pl.concat_str(pl.lit("vindr: "), "rad_id").alias("reader"),
+    )
+    return common.complete("boxes", boxed)
+
+
+def _rows(folder: Path | None) -> tuple[Path, pl.DataFrame]:
+    """The table's path and its checked rows as text."""
+    path, raw = common.read_table(folder, TABLE, ["image_id", "class_name", "rad_id", *CORNERS], SIZE)
+    common.reject(raw, ~pl.col("image_id").str.contains(r"^\w+$"), path, "image_id", "letters and digits")
+    common.reject(raw, ~pl.col("rad_id").str.contains(r"^R\d+$"), path, "rad_id", "R and a number")
+    none = pl.col("class_name") == "No finding"
+    number = {c: pl.col(c).cast(pl.Float64, strict=False) for c in CORNERS}
+    for low, high in (("x_min", "x_max"), ("y_min", "y_max")):
+        ordered = (number[low] >= 0) & (number[low] < number[high])
+        common.reject(
+            raw, ~none & ~ordered.fill_null(False), path, high, f"pixels, greater than {low}, which is >= 0"
+        )
+    common.reject_repeated(raw, ["image_id", "class_name", "rad_id", *CORNERS], path, "each box")
+    contradicted = none & ((pl.len() > 1).over("image_id", "rad_id"))
+    common.reject(raw, contradicted, path, "class_name", "no other row of a reader who found nothing")
+    common.reject(
+        raw,
+        pl.col("rad_id").n_unique().over("image_id") != READERS,
+        path,
+        "image_id",
+        f"a film with {READERS} readers",
+    )
+    return path, raw
 
 
 def _findings(films: pl.DataFrame, votes: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
