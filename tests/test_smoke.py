@@ -133,7 +133,10 @@ def test_transfer_metrics(project):
     }  # fmt: skip
     for entry in found.values():
         assert {"task", "metric", "score", "low", "high", "n", "image_origin"} <= set(entry)
-        assert all(is_score(row) and row["image_origin"] == "simulated" for row in entry["metrics"].values())
+        for row in entry["metrics"].values():
+            readers = row["asked"] == "two readers"  # scored in the table itself, without a film
+            assert row["image_origin"] == ("real (annotation table only)" if readers else "simulated")
+            assert row["note"] if row["score"] is None else is_score(row), row
 
 
 def test_every_declared_result_exists(project):
@@ -142,7 +145,7 @@ def test_every_declared_result_exists(project):
     results = [out["path"] for step in lock.values() for out in step["outs"]]
     for path in results:
         assert (project / path).exists() and (project / path).stat().st_size > 0, path
-    figures = {Path(path).stem for path in results if path.startswith("reports/figures/")}
+    figures = {Path(path).stem for path in results if Path(path).match("reports/figures/*.png")}
     for name in figures:
         assert (project / "reports" / "figures" / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         assert (project / "reports" / "figures" / f"{name}.pdf").read_bytes()[:5] == b"%PDF-"
