@@ -13,6 +13,7 @@ from cxrtrek_lib.baselines import majority_predictions
 from cxrtrek_lib.evaluation import difference, summary
 from cxrtrek_lib.inference_stats import holm
 from cxrtrek_lib.metrics import score_answers
+from cxrtrek_lib.tables import KEYS
 
 MEASURES = ("overall", "yes_no_balanced_accuracy", "detection_mean_iou")
 REFERENCE = ("context", "predicted")
@@ -31,8 +32,7 @@ def scored(folder: Path, studies: pl.DataFrame, qa: pl.DataFrame) -> dict[tuple[
     if not files:
         raise FileNotFoundError(f"{folder}: no answers; run `dvc repro ablations`")
     answers = {(file.parent.name, file.stem): tables.read_table("predictions", file) for file in files}
-    turns = ["sample_id", "turn"]
-    asked = qa.join(answers[REFERENCE], on=turns, how="semi")
+    asked = qa.join(answers[REFERENCE], on=KEYS, how="semi")
     train = qa.join(studies.filter(split="train"), on="sample_id", how="semi")
     answers[MAJORITY] = majority_predictions(train, asked)
     return {key: score_answers(asked, given, studies, progress=True) for key, given in answers.items()}

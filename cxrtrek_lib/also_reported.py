@@ -27,7 +27,8 @@ from cxrtrek_lib import clinical_metrics
 from cxrtrek_lib.boxes import iou_matrix
 from cxrtrek_lib.conversations import FORMATS, REPORT_STAGE, is_box, parse_boxes
 from cxrtrek_lib.inference_stats import cluster_weights, interval, patient_sums
-from cxrtrek_lib.metrics import IOU_HIT, KEYS, LONGEST, VERSION
+from cxrtrek_lib.metrics import IOU_HIT, LONGEST, VERSION
+from cxrtrek_lib.tables import KEYS
 
 BLEU_ORDER = 4
 MAX_BOXES = 100  # of one answer, the first so many; COCO's limit

@@ -2,8 +2,10 @@
 
 import numpy as np
 import polars as pl
+from scipy.sparse.csgraph import connected_components
 
-CORNERS = ("x1", "y1", "x2", "y2")
+from cxrtrek_lib.tables import CORNERS
+
 AGREED = 0.4  # intersection over union from which two readers mean the same lesion, as VinDr's own metric
 
 
@@ -30,27 +32,13 @@ def consensus(boxes: pl.DataFrame, reader: str) -> pl.DataFrame:
     ):
         readers, corners = group["reader"].to_numpy(), group.select(CORNERS).to_numpy()
         linked = (iou_matrix(corners, corners) >= AGREED) & (readers[:, None] != readers)
-        for lesion in _connected(linked):
+        n_lesions, lesion_of = connected_components(linked, directed=False)
+        for lesion in (lesion_of == n for n in range(n_lesions)):
             if len(set(readers[lesion])) > 1:
-                mine = group[lesion].group_by("reader").agg(pl.col(CORNERS).mean()).select(CORNERS)
+                mine = group.filter(lesion).group_by("reader").agg(pl.col(CORNERS).mean()).select(CORNERS)
                 agreed.append((sample_id, image_id, target, *mine.mean().row(0)))
     schema = {name: boxes.schema[name] for name in ("sample_id", "image_id", "target", *CORNERS)}
     rows = pl.DataFrame(agreed, schema=schema, orient="row").with_columns(
         laterality=pl.lit(None, dtype=pl.String), reader=pl.lit(reader)
     )
     return rows.select(boxes.columns).sort("sample_id", "image_id", "target", *CORNERS)
-
-
-def _connected(linked: np.ndarray) -> list[list[int]]:
-    """Groups of rows that are linked directly or through others; linked bool (N, N), symmetric."""
-    groups, left = [], set(range(len(linked)))
-    while left:
-        waiting, group = [min(left)], []
-        while waiting:
-            i = waiting.pop()
-            if i in left:
-                left.remove(i)
-                group.append(i)
-                waiting += np.flatnonzero(linked[i]).tolist()
-        groups.append(sorted(group))
-    return groups

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from cxrtrek_lib.inference_stats import cluster_weights, interval, patient_sums
-from cxrtrek_lib.metrics import KEYS
+from cxrtrek_lib.tables import KEYS
 
 BINS = 10  # of equal width, on [0, 1]
 KINDS = {

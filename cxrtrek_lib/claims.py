@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from cxrtrek_lib.inference_stats import with_interval
 from cxrtrek_lib.leaders import LEVEL
 
 HEAD = """# Claim ledger
@@ -39,10 +40,6 @@ class Line(NamedTuple):
 def _difference(test: dict[str, Any]) -> str:
     interval = f"{test['low']:+.3f} to {test['high']:+.3f}"
     return f"{test['difference']:+.3f} ({interval}), Holm p {test['p_holm']:.3f}, n = {test['n']:,}"
-
-
-def _score(found: dict[str, Any]) -> str:
-    return f"{found['score']:.3f} ({found['low']:.3f}–{found['high']:.3f})"
 
 
 def _tested(test: dict[str, Any] | None, *, above: bool = True) -> str:
@@ -133,8 +130,8 @@ def ledger(
             "Stage scores of CXRTrekNet above those of existing medical models (Figure 4)",
             "not tested",
             "no weights of these models at hand; ours stands beside baselines: overall "
-            f"{_score(overall['predicted'])}, most common answer {_score(overall['majority'])}; any "
-            "system can be added with evaluate.systems",
+            f"{with_interval(overall['predicted'])}, most common answer "
+            f"{with_interval(overall['majority'])}; any system can be added with evaluate.systems",
             ["figures/stage_radar.png", "tables/table_scores.csv"],
         ),
         Line(

@@ -16,7 +16,7 @@ from cxrtrek_lib.selection import Selection
 from cxrtrek_lib.signs import REALISED_AS, SEEN_AS
 from cxrtrek_lib.simulate import plan, render, truth_tables
 from cxrtrek_lib.simulate.catalogue import RENDERABLE, SHOWN
-from cxrtrek_lib.stages.grounding import CORNERS
+from cxrtrek_lib.tables import CORNERS
 
 AS_ANNOTATED = ", as annotated"  # marks the row of a next study, which may have a film of its own elsewhere
 # A film knows of every finding whether it is there, and lacks most of them. Training cases are asked about

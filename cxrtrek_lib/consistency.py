@@ -14,7 +14,8 @@ from cxrtrek_lib import draws
 from cxrtrek_lib.conversations import REPORT_STAGE
 from cxrtrek_lib.findings import FINDINGS
 from cxrtrek_lib.inference_stats import bootstrap_means
-from cxrtrek_lib.metrics import KEYS, yes_no
+from cxrtrek_lib.metrics import yes_no
+from cxrtrek_lib.tables import KEYS
 from cxrtrek_lib.text_findings import findings_in
 from cxrtrek_lib.traceability import IS_WRONG
 

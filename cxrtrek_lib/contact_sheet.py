@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from cxrtrek_lib import images, tables
 from cxrtrek_lib.figures import PAGE, Drawing, styled
 from cxrtrek_lib.findings import FINDINGS
+from cxrtrek_lib.tables import CORNERS
 
 GOLD = "#F0E442"  # yellow: reads on black, on white and for the colour-blind
 Boxes = Sequence[Sequence[float]]
@@ -114,7 +115,7 @@ def examples(folder: Path) -> tuple[list[np.ndarray], list[str], list[Boxes]]:
         films.append(images.read(folder / row["film"]))
         titles.append(f"{name}\n{', '.join(filter(None, words))}")
         here = boxes.filter(sample_id=row["sample_id"], target=name)
-        marked.append(here.select("x1", "y1", "x2", "y2").rows())
+        marked.append(here.select(CORNERS).rows())
     return films, titles, marked
 
 

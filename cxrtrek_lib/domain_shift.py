@@ -25,6 +25,7 @@ from cxrtrek_lib.simulate import acquisition, detector, geometry, patient, phant
 from cxrtrek_lib.simulate.acquisition import FIELD_MM, SCATTER, SOURCE_MM, Acquisition
 from cxrtrek_lib.simulate.catalogue import RENDERABLE
 from cxrtrek_lib.simulate.patient import Body
+from cxrtrek_lib.tables import KEYS
 from cxrtrek_lib.transfer_scores import ranking, resampled
 
 UNCHANGED = "unchanged"
@@ -177,7 +178,7 @@ def scores(
     answer is wrong.
     """
     rows = asked.join(shown.select("sample_id", "patient_id", factor="study_id"), on="sample_id")
-    rows = rows.join(answers, on=["sample_id", "turn"], how="left", suffix="_said")
+    rows = rows.join(answers, on=KEYS, how="left", suffix="_said")
     rows = rows.sort("factor", "sample_id", "turn")
     drawn = {
         factor: _drawn(rows.filter(pl.col("factor") == factor), n_boot=n_boot, seed=seed)

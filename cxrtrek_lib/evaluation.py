@@ -25,7 +25,8 @@ from cxrtrek_lib.inference_stats import (
     paired_difference,
     paired_effect,
 )
-from cxrtrek_lib.metrics import KEYS, PRIMARY, VERSION
+from cxrtrek_lib.metrics import PRIMARY, VERSION
+from cxrtrek_lib.tables import KEYS
 
 # Differences in evaluation.json, (system, what it is compared with): one family for Holm's correction.
 COMPARISONS = (

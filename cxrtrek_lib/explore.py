@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from cxrtrek_lib import evaluation, film_figures, images, metrics, paths, tables
 from cxrtrek_lib.conversations import PLACEHOLDER, is_box, parse_boxes
 from cxrtrek_lib.findings import FINDINGS
+from cxrtrek_lib.tables import KEYS
 
 DATASET = "dataset"  # all annotations, without films; every other name is a cohort of data/films/
 _ABOUT = ("patient_id", "source", "split", "views", "images", "image_origin", "age", "sex")
@@ -61,15 +62,15 @@ def answers(*systems: str) -> pl.DataFrame:
         name: tables.read_table("predictions", paths.PREDICTIONS / f"{name}.parquet") for name in systems
     }
     asked = questions()
-    keys, parts = ["sample_id", "turn"], []
+    parts = []
     for name, table in given.items():
         rows = metrics.score_answers(asked, table, asked, progress=True)
         scored = rows.select(
-            *keys, "format", "parsed", "answered", "score", "iou", "gold_class", "pred_class"
+            *KEYS, "format", "parsed", "answered", "score", "iou", "gold_class", "pred_class"
         )
-        own = table.select(*keys, "prob_yes", "prob_answer", given="answer")
-        found = asked.join(own, on=keys, how="left", maintain_order="left")
-        found = found.join(scored, on=keys, maintain_order="left")
+        own = table.select(*KEYS, "prob_yes", "prob_answer", given="answer")
+        found = asked.join(own, on=KEYS, how="left", maintain_order="left")
+        found = found.join(scored, on=KEYS, maintain_order="left")
         parts.append(found.select(pl.lit(name).alias("system"), pl.all()))
     return pl.concat(parts)
 

@@ -1,11 +1,10 @@
 """reports/figures/README.md: every figure with its caption, its data, and the step that made it."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cxrtrek_lib import files, paths
+from cxrtrek_lib import files, paths, pipeline_graph
 
 HEAD = """# Figures
 
@@ -24,11 +23,10 @@ def makers(pipeline: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     found = {}
     for step, definition in pipeline["stages"].items():
         content = definition.get("do", definition)
-        notebook = re.search(r"notebooks/([\w-]+)\.ipynb", content["cmd"])
         for entry in content.get("outs", []):
             out = Path(next(iter(entry)) if isinstance(entry, dict) else entry)
             if out.parent == Path("reports/figures") and out.suffix == ".png":
-                found[out.stem] = (step, notebook[1])
+                found[out.stem] = (step, pipeline_graph.notebook(content["cmd"]))
     return found
 
 

@@ -17,6 +17,7 @@ from cxrtrek_lib.conversations import is_box, parse_boxes
 from cxrtrek_lib.figures import Drawing, style, styled
 from cxrtrek_lib.findings import FINDINGS
 from cxrtrek_lib.metrics import box_score
+from cxrtrek_lib.tables import CORNERS, KEYS
 
 ANSWER = "#56B4E9"  # sky blue: beside yellow, tellable on black, on white and by the colour-blind
 
@@ -108,7 +109,7 @@ def cohort_sheet(
         shown = here["finding"].to_list() or ["no finding"]
         more = f", {len(shown) - 1} more" if len(shown) > 1 else ""
         titles.append(f"{shown[0]}\n{study['source']}, {study['views'][0]}{more}")
-        marked.append(where.select("x1", "y1", "x2", "y2").rows())
+        marked.append(where.select(CORNERS).rows())
     figure, data, caption = contact_sheet(
         films, titles, marked, origin=studies["image_origin"].unique().item()
     )
@@ -130,7 +131,7 @@ def answer_examples(
     """
     asked = qa.filter(pl.col("qtype") == "detection", pl.col("target").is_in(list(FINDINGS)))
     answers = predictions.select("sample_id", "turn", given="answer")
-    given = asked.join(answers, on=["sample_id", "turn"], how="left")
+    given = asked.join(answers, on=KEYS, how="left")
     known = {study["sample_id"]: study for study in studies.iter_rows(named=True)}
     films, names, gold, said = [], [], [], []
     for sample in _first_by_hash(given["sample_id"].unique().to_list(), seed, "detection examples", n):

@@ -6,6 +6,7 @@ A module of its own: the step that answers with the flipped context must not run
 import polars as pl
 
 from cxrtrek_lib import draws
+from cxrtrek_lib.tables import KEYS
 
 OPPOSITE = {"yes": "No.", "no": "Yes."}
 _SAID = pl.col("answer").str.to_lowercase().str.extract(r"^\W*(yes|no)\b")
@@ -24,9 +25,7 @@ def flips(qa: pl.DataFrame, answers: pl.DataFrame, seed: int) -> dict[tuple[str,
         pl.col("qtype") == "yes_no",
         pl.col("fact").str.contains(r"^[^;|]+\|presence$"),
     )
-    given = asked.select("sample_id", "turn").join(
-        answers.select("sample_id", "turn", "answer"), on=["sample_id", "turn"]
-    )
+    given = asked.select("sample_id", "turn").join(answers.select("sample_id", "turn", "answer"), on=KEYS)
     said = given.with_columns(said=_SAID).filter(pl.col("said").is_not_null()).sort("sample_id", "turn")
     found = {}
     for (sample,), part in said.group_by("sample_id", maintain_order=True):

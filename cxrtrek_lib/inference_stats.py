@@ -4,7 +4,8 @@ Answers about one patient are not independent, so every interval here resamples 
 every paired test exchanges whole patients between two systems.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,16 @@ def cluster_weights(n_patients: int, n_boot: int, seed: int) -> Iterator[np.ndar
     rows = max(1, CHUNK_BYTES // (8 * n_patients))
     for start in range(0, n_boot, rows):
         yield random.multinomial(n_patients, share, size=min(rows, n_boot - start)).astype(np.float64)
+
+
+def with_interval(found: Mapping[str, Any]) -> str:
+    """A score as it is printed everywhere, "0.683 (0.665 to 0.700)".
+
+    found  score, low, high
+    """
+    if found["score"] is None:
+        return "no questions"
+    return f"{found['score']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
 def interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:

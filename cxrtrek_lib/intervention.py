@@ -12,7 +12,8 @@ import polars as pl
 from cxrtrek_lib.consistency import findings_of, report_claims
 from cxrtrek_lib.conversations import REPORT_STAGE
 from cxrtrek_lib.inference_stats import bootstrap_means
-from cxrtrek_lib.metrics import KEYS, normal
+from cxrtrek_lib.metrics import normal
+from cxrtrek_lib.tables import KEYS
 from cxrtrek_lib.traceability import IS_WRONG
 
 ABOUT = ("same finding", "other findings", "whole study")

@@ -1,7 +1,8 @@
 r"""The paper's tables as LaTeX (booktabs) with their data as CSV: scores, transfer, ablations, dataset.
 
-Each is a whole `table` environment to \input; it needs \usepackage{booktabs}. Bold is what a paired test
-leaves at the top (see leaders.py), never just the highest mean. Everything is read from what steps wrote.
+Each is a whole `table*` environment to \input; it needs \usepackage{booktabs,adjustbox}. Bold is what a
+paired test leaves at the top (see leaders.py), never just the highest mean. Everything is read from what
+steps wrote.
 """
 
 import re
@@ -22,6 +23,7 @@ _SPECIAL = {
     "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "–": "--", "−": "$-$", "×": r"$\times$",
 }  # fmt: skip
+NOT_PRINTED = ("constant", "untuned")  # a page has no room for all systems; the CSV has them
 BOLD_NOTE = (
     "Bold: the highest mean of a row and every system that a paired patient-level randomisation test "
     f"(Holm's correction within the row, p < {LEVEL}) does not show to be lower."
@@ -66,6 +68,7 @@ def escape(text: str) -> str:
 def latex(table: Table) -> str:
     r"""The table as a `table*` environment; the same bytes for the same table.
 
+    A table wider than the page is printed smaller.
     Raises ValueError when a row has another number of cells than the header.
     """
     heads = []
@@ -76,10 +79,12 @@ def latex(table: Table) -> str:
         heads.append(lines[0] if len(lines) == 1 else rf"\shortstack[{side}]{{{stacked}}}")
     lines = [
         rf"% {table.name}: made by the step report; edit cxrtrek_lib/latex_tables.py, not this file.",
+        r"% Needs \usepackage{booktabs,adjustbox}.",
         r"\begin{table*}[t]",
         r"\centering\footnotesize\setlength{\tabcolsep}{3.5pt}",
         rf"\caption{{{escape(table.caption)}}}",
         rf"\label{{tab:{table.name}}}",
+        r"\begin{adjustbox}{max width=\textwidth}",
         rf"\begin{{tabular}}{{@{{}}{table.align}@{{}}}}",
         r"\toprule",
         " & ".join(heads) + r" \\",
@@ -89,12 +94,23 @@ def latex(table: Table) -> str:
         for row in part:
             if len(row) != len(table.header):
                 raise ValueError(f"{table.name}: a row of {len(row)} cells under {len(table.header)} heads")
-            texts = [rf"\textbf{{{escape(c.text)}}}" if c.bold else escape(c.text) for c in row]
-            lines.append(" & ".join(texts) + r" \\")
-            if any(cell.interval for cell in row):
-                below = [rf"{{\scriptsize {escape(c.interval)}}}" if c.interval else "" for c in row]
+            texts = [textwrap.wrap(cell.text, 30) or [""] for cell in row]
+            above = [escape(text[0]) for text in texts]
+            above = [rf"\textbf{{{text}}}" if c.bold else text for text, c in zip(above, row, strict=True)]
+            lines.append(" & ".join(above) + r" \\")
+            below = [escape(" ".join(text[1:])) for text in texts]
+            if any(below) or any(cell.interval for cell in row):
+                below = [
+                    rf"{{\scriptsize {escape(_bare(c.interval))}}}" if c.interval else text
+                    for text, c in zip(below, row, strict=True)
+                ]
                 lines.append(" & ".join(below) + r" \\[2pt]")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table*}", ""])
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{adjustbox}", r"\end{table*}", ""])
+
+
+def _bare(interval: str) -> str:
+    """(0.663–0.700) as (.663–.700): eight columns of intervals are as wide as a page is."""
+    return re.sub(r"\b0\.", ".", interval)
 
 
 def write(table: Table) -> str:
@@ -120,7 +136,7 @@ def main_scores(evaluation: dict[str, Any], leading: pl.DataFrame, *, origin: st
     """
     names = looks(evaluation["overall"])
     leads = {(row["stage"], row["system"]): row["leads"] for row in leading.iter_rows(named=True)}
-    printed = [name for name in names if name != "constant"]  # as wide as a page is; the CSV has it
+    printed = [name for name in names if name not in NOT_PRINTED]
     rows, data = [], []
     for stage in (*STAGES, None):
         by_system = evaluation["overall"] if stage is None else None

@@ -23,9 +23,9 @@ from tqdm.auto import tqdm
 
 from cxrtrek_lib.boxes import iou_matrix
 from cxrtrek_lib.conversations import FORMATS, format_of, is_box, parse_boxes, split_label
+from cxrtrek_lib.tables import KEYS
 from cxrtrek_lib.text_findings import findings_in
 
-KEYS = ["sample_id", "turn"]  # what a question, and the answer to it, is known by
 VERSION = 2  # 2: invisible characters are not read, nor what stands after the LONGEST-th
 PRIMARY = {
     "open-ended": "mean of ROUGE-L F1 and finding-F1",

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from cxrtrek_lib import documents, tables
 from cxrtrek_lib.conversations import KINDS, STAGES
+from cxrtrek_lib.inference_stats import with_interval
 from cxrtrek_lib.terms import CT, TERMS
 
 NAME = "CXRTrekNet, rebuilt"
@@ -155,12 +156,6 @@ def _scores_table(evaluation: dict[str, Any], origin: str) -> str:
     ]
     for label, by_system in rows:
         if by_system["predicted"]["n"]:
-            cells = [_said(by_system[name]) for name in SYSTEMS]
+            cells = [with_interval(by_system[name]) for name in SYSTEMS]
             lines.append(f"| {label} | {by_system['predicted']['n']:,} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _said(found: dict[str, Any]) -> str:
-    if found["score"] is None:
-        return "-"
-    return f"{found['score']:.3f} ({found['low']:.3f} to {found['high']:.3f})"

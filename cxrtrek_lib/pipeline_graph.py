@@ -11,6 +11,12 @@ import networkx as nx
 NODE, GAP = (148, 46), (62, 22)  # of a box and between boxes, in SVG units
 
 
+def notebook(command: str) -> str:
+    """Stem of the notebook that a step's command runs, "" when it runs none."""
+    found = re.search(r"notebooks/([\w-]+)\.ipynb", command)
+    return found[1] if found else ""
+
+
 def _listed(step: Mapping[str, Any], *kinds: str) -> list[str]:
     """Paths under these keys of a step, options dropped."""
     entries = [entry for kind in kinds for entry in step.get(kind, [])]
@@ -51,9 +57,8 @@ def graph(pipeline: Mapping[str, Any], params: Mapping[str, Any]) -> nx.DiGraph:
     runs = {name: _runs(step, params) for name, step in pipeline["stages"].items()}
     found = nx.DiGraph()
     for name, parts in runs.items():
-        notebook = re.search(r"notebooks/([\w-]+)\.ipynb", parts[0][1]["cmd"])
         items = [item for item, _ in parts if item]
-        stem = notebook[1] if notebook else ""
+        stem = notebook(parts[0][1]["cmd"])
         copies = [".".join([stem, *re.findall(r"--set \w+=(\S+)", run["cmd"])]) for _, run in parts]
         found.add_node(name, notebook=stem, items=items, copies=copies)
     made = [(name, out) for name, parts in runs.items() for _, run in parts

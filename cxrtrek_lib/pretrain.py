@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from cxrtrek_lib import images, muon, resume, tables
 from cxrtrek_lib.encoder import PROJECTIONS, CxrEncoder, CxrEncoderConfig, FilmReading
-from cxrtrek_lib.tables import EXPOSURES, SEVERITIES
+from cxrtrek_lib.tables import CORNERS, EXPOSURES, SEVERITIES
 
 HEAT = 28
 MUON_RATE = 0.02  # of convolutions; AdamW has the rest. Same films, 4 passes: mean AUROC 0.84 against 0.75
@@ -111,7 +111,7 @@ def truth(
             presence[i, k] = np.fmax(presence[i, k], float(here))
             if here and grade is not None:
                 severity[i, k] = SEVERITIES.index(grade)
-    columns = ("sample_id", "image_id", "target", "laterality", "x1", "y1", "x2", "y2")
+    columns = ("sample_id", "image_id", "target", "laterality", *CORNERS)
     for sample_id, image_id, target, laterality, *corners in boxes.select(columns).iter_rows():
         i = row.get((sample_id, image_id))
         if i is None:

@@ -7,8 +7,8 @@ import polars as pl
 from tqdm.auto import tqdm
 
 from cxrtrek_lib import also_reported
-from cxrtrek_lib.boxes import CORNERS
 from cxrtrek_lib.sources import vindr
+from cxrtrek_lib.tables import CORNERS
 from cxrtrek_lib.transfer_scores import mean_over, resampled
 from cxrtrek_lib.transfer_tasks import MEAN, compared
 

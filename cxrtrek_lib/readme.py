@@ -16,18 +16,13 @@ from typing import Any
 
 from cxrtrek_lib import files, paths
 from cxrtrek_lib.grounding_scores import MEASURES
+from cxrtrek_lib.inference_stats import with_interval
 from cxrtrek_lib.report import QUESTIONS, ablations_in_words, beside_majority, findings_in_words
 from cxrtrek_lib.score_figures import looks
 from cxrtrek_lib.transfer_figures import TITLES
 
 Metrics = dict[str, dict[str, Any]]
 NAMES = ("dataset", "finetune", "evaluation", "ablations", "transfer")
-
-
-def _score(found: dict[str, Any]) -> str:
-    if found["score"] is None:
-        return "-"
-    return f"{found['score']:.3f} ({found['low']:.3f}–{found['high']:.3f})"
 
 
 def _rows(header: list[str], rows: list[list[str]]) -> str:
@@ -53,7 +48,7 @@ def scores(metrics: Metrics) -> str:
     rows = []
     for name, (label, _, _) in looks(found["overall"]).items():
         label = f"**{label} (headline)**" if name == "predicted" else label
-        rows.append([label, *(_score(found[key][name]) for key in keys)])
+        rows.append([label, *(with_interval(found[key][name]) for key in keys)])
     n = found["overall"]["predicted"]["n"]
     patients = found["calibration"]["predicted"]["yes_no"]["n_patients"] if "calibration" in found else None
     about = f"{n:,} test questions" + (f" of {patients:,} patients" if patients else "")
@@ -73,7 +68,7 @@ def grounding(metrics: Metrics) -> str:
     rows = []
     for key, measure in MEASURES.items():
         by_system = found[key]["scores"]
-        cells = [_score(by_system[name]) for name in present]
+        cells = [with_interval(by_system[name]) for name in present]
         rows.append([f"{measure.label} ({measure.metric})", *cells, f"{by_system['predicted']['n']:,}"])
     return _rows(["", *(labels[name][0] for name in present), "n"], rows)
 
@@ -98,7 +93,9 @@ def external(metrics: Metrics) -> str:
             name = (TITLES.get(row["dataset"], row["dataset"]), f"{row['task']}: {row['metric']}")
             beside = ["-" if row[key] is None else f"{row[key]:.3f}" for key in ("baseline", "majority")]
             line = rows.setdefault(name, [*name, row["image_origin"], "-", "-", *beside, f"{row['n']:,}"])
-            line[4 if row["asked"] == "alone" else 3] = row["note"] if row["score"] is None else _score(row)
+            line[4 if row["asked"] == "alone" else 3] = (
+                row["note"] if row["score"] is None else with_interval(row)
+            )
     header = ["external set", "task", "films", "in the stage flow", "alone", "blank film", "no film", "n"]
     return _rows(header, list(rows.values()))
 

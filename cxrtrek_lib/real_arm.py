@@ -101,7 +101,7 @@ def films(root: str, *, size: int, seed: int) -> Films:
         except ValueError as error:
             unreadable.append(str(error).replace(f"{paths.ROOT / root}/", ""))
     table = table.filter(pl.col("image").is_in(rows)).sort("image").drop("labels", "drawn")
-    strata = 2 * table[TASKS[0]].cast(pl.Int8) + table[TASKS[1]].cast(pl.Int8)
+    strata = _strata(table)
     least = min((table.filter(strata == value)["patient_id"].n_unique() for value in range(4)), default=0)
     if least < 2 * FOLDS:
         raise TooFewError(
@@ -121,6 +121,11 @@ def films(root: str, *, size: int, seed: int) -> Films:
     return Films(table.with_columns(fold=fold), torch.cat(pixels), left_out, unreadable)
 
 
+def _strata(table: pl.DataFrame) -> pl.Series:
+    """0 to 3: which of TASKS a film answers with yes."""
+    return 2 * table[TASKS[0]].cast(pl.Int8) + table[TASKS[1]].cast(pl.Int8)
+
+
 def _split(strata, patients, seed: int):
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     return folds.split(np.zeros(len(strata)), np.asarray(strata), np.asarray(patients))
@@ -130,8 +135,7 @@ def parts(table: pl.DataFrame, fold: int, seed: int) -> Parts:
     """One outer fold; of the other films the first inner fold of patients validates."""
     outside = np.flatnonzero((table["fold"] != fold).to_numpy())
     rest = table[outside]
-    strata = 2 * rest[TASKS[0]].cast(pl.Int8) + rest[TASKS[1]].cast(pl.Int8)
-    train, validate = next(iter(_split(strata, rest["patient_id"], seed + 1 + fold)))
+    train, validate = next(iter(_split(_strata(rest), rest["patient_id"], seed + 1 + fold)))
     return Parts(outside[train], outside[validate], np.flatnonzero((table["fold"] == fold).to_numpy()))
 
 

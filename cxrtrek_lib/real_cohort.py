@@ -18,8 +18,8 @@ from tqdm.auto import tqdm
 
 from cxrtrek_lib import boxes as reader_boxes
 from cxrtrek_lib import build, cohort, draws, files, image_folder, images, paths, selection, tables
-from cxrtrek_lib.boxes import CORNERS
 from cxrtrek_lib.sources import vindr
+from cxrtrek_lib.tables import CORNERS
 
 CONSENSUS = "vindr: consensus"  # reader of the boxes that are asked about, beside the three readers' own
 # Released as square films of 1024 px, to which the tables' boxes refer: one that is not square is another.

@@ -14,6 +14,7 @@ import yaml
 
 from cxrtrek_lib import documents, figure_index, files, paths, pipeline_graph, provenance
 from cxrtrek_lib.grounding_scores import MEASURES
+from cxrtrek_lib.inference_stats import with_interval
 from cxrtrek_lib.latex_tables import Table
 from cxrtrek_lib.leaders import LEVEL
 from cxrtrek_lib.notebook_pages import Page
@@ -129,7 +130,9 @@ def beside_majority(ablations: dict[str, Any]) -> str:
     majority = ablations["arms"]["majority"]["none"]["overall"]
     far = best < majority["low"]
     told = "so trainings this small show the machinery, not an answer" if far else "one run of each arm"
-    return f"The best arm scores {best:.3f} overall, the most common answer {_score(majority)}: {told}."
+    return (
+        f"The best arm scores {best:.3f} overall, the most common answer {with_interval(majority)}: {told}."
+    )
 
 
 def _in_words(questions: dict[str, tuple], differences: dict[str, Any]) -> list[dict[str, Any]]:
@@ -175,19 +178,13 @@ def transfer_json(table: pl.DataFrame) -> dict[str, Any]:
     return found
 
 
-def _score(found: dict[str, Any]) -> str:
-    if found["score"] is None:
-        return "no questions"
-    return f"{found['score']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
-
-
 def system_rows(evaluation: dict[str, Any]) -> list[list[str]]:
     """The table of systems: label, overall, yes/no, boxes, unreadable answers, n; one row per system."""
     keys = ("overall", "yes_no_balanced_accuracy", "detection_mean_iou")
     return [
         [
             label,
-            *(_score(evaluation[key][name]) for key in keys),
+            *(with_interval(evaluation[key][name]) for key in keys),
             f"{100 * evaluation['parse_failure_rate'][name]:.1f} %",
             f"{evaluation['overall'][name]['n']:,}",
         ]
@@ -201,7 +198,7 @@ def grounding_rows(evaluation: dict[str, Any]) -> tuple[list[str], list[list[str
     rows = []
     for name, measure in MEASURES.items():
         found = [evaluation["grounding"][name]["scores"][system] for system in names]
-        rows.append([f"{measure.label} ({measure.metric})", f"{found[0]['n']:,}", *map(_score, found)])
+        rows.append([f"{measure.label} ({measure.metric})", f"{found[0]['n']:,}", *map(with_interval, found)])
     return ["question", "n", *(label for label, _, _ in names.values())], rows
 
 

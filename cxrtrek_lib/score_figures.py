@@ -31,6 +31,7 @@ from cxrtrek_lib.figures import (
     letter,
     styled,
 )
+from cxrtrek_lib.inference_stats import with_interval
 
 # System -> (label, colour, marker); colour and marker both tell systems apart.
 SYSTEMS = {
@@ -186,7 +187,7 @@ def context_modes(evaluation: dict[str, Any], *, origin: str) -> Drawing:
                 continue
             ax.plot([found["low"], found["high"]], [row, row], "|-", color=colour, lw=1.4, ms=5, mew=1.2)
             ax.plot(found["score"], row, marker, color=colour, mec="white", mew=0.5, ms=4)
-            text = f"{found['score']:.3f} ({found['low']:.3f}–{found['high']:.3f})"
+            text = with_interval(found)
             right = found["score"] > 0.5  # the text stands where there is room
             ax.annotate(
                 text,

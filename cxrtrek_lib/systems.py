@@ -27,8 +27,8 @@ from typing import Any
 import polars as pl
 
 from cxrtrek_lib.conversations import FORMATS, is_box, parse_boxes
-from cxrtrek_lib.metrics import KEYS, LONGEST, normal
-from cxrtrek_lib.tables import PREDICTIONS
+from cxrtrek_lib.metrics import LONGEST, normal
+from cxrtrek_lib.tables import KEYS, PREDICTIONS
 
 PROBABILITIES = ("prob_yes", "prob_answer")
 _READ = {"sample_id": pl.String, "turn": pl.Int64, "answer": pl.String} | dict.fromkeys(

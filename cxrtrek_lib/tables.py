@@ -20,6 +20,8 @@ SEVERITIES = ("mild", "moderate", "severe")
 IMAGE_ORIGINS = ("real", "simulated", "none")
 CERTAINTIES = ("definite", "possible")
 EXPOSURES = ("underexposed", "adequate", "overexposed")
+KEYS = ["sample_id", "turn"]  # columns that a question, and the answer to it, is known by
+CORNERS = ("x1", "y1", "x2", "y2")  # columns of a box
 
 STUDIES = {
     "sample_id": pl.String,

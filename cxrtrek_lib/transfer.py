@@ -38,6 +38,7 @@ from cxrtrek_lib.conversations import REPORT_STAGE
 from cxrtrek_lib.simulate import NOT_SHOWN
 from cxrtrek_lib.sources.nih import NIH_ADJUDICATED
 from cxrtrek_lib.sources.vindr import VINDR, pixel_boxes
+from cxrtrek_lib.tables import KEYS
 from cxrtrek_lib.transfer_tasks import ALONE, BLANK, FLOW, Answered, classification, detection
 from cxrtrek_lib.transfer_texts import report_generation, visual_questions
 
@@ -248,10 +249,9 @@ def kept(answers: dict[str, pl.DataFrame], qa: pl.DataFrame) -> pl.DataFrame:
     films' answers are left out.
     """
     about = qa.select("sample_id", "turn", "task", "stage", "question", gold="answer")
-    on = ["sample_id", "turn"]
-    said = {run: given.select(*on, "answer", "prob_yes") for run, given in answers.items()}
+    said = {run: given.select(*KEYS, "answer", "prob_yes") for run, given in answers.items()}
     return pl.concat([
-        about.with_columns(asked=pl.lit(run)).join(given, on=on, maintain_order="left")
+        about.with_columns(asked=pl.lit(run)).join(given, on=KEYS, maintain_order="left")
         for run, given in said.items()
     ])  # fmt: skip
 

@@ -10,6 +10,7 @@ from matplotlib import pyplot as plt
 
 from cxrtrek_lib import images
 from cxrtrek_lib.figures import BLACK, BLUE, GREEN, GREY, PAGE, RED, Drawing, letter, styled
+from cxrtrek_lib.inference_stats import with_interval
 
 # Dataset -> its name in print.
 TITLES = {
@@ -50,7 +51,7 @@ def transfer_forest(table: pl.DataFrame) -> Drawing:
                 continue
             ax.plot([entry["low"], entry["high"]], [row + shift] * 2, color=colour, lw=1.4)
             ax.plot(entry["score"], row + shift, marker, color=colour, mec="white", mew=0.4, ms=4.5)
-            text = f"{entry['score']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
+            text = with_interval(entry)
             side.text(0.0, row + shift, text, color=colour, va="center", fontsize=6)
         first = next(iter(asked.values()))
         if first["baseline"] is not None:

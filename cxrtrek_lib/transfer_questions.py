@@ -9,6 +9,7 @@ from cxrtrek_lib.findings import DEVICES
 from cxrtrek_lib.simulate.catalogue import RENDERABLE
 from cxrtrek_lib.stages import question_rows, wording
 from cxrtrek_lib.stages.grounding import answered, rounded
+from cxrtrek_lib.tables import KEYS
 
 # What stages 1 and 2 ask of every film, whatever is known of it: the history must not tell the truth, as the
 # options of a choice or the choice of the findings asked about would. The authors ask about 9 questions here.
@@ -143,7 +144,7 @@ def tagged(qa: pl.DataFrame, tags: pl.DataFrame, *, seed: int) -> pl.DataFrame:
     found = qa.join(facts.unique(), on=["sample_id", "fact"], how="semi", maintain_order="left")
     presence = (pl.col("qtype") == "yes_no") & pl.col("fact").str.ends_with("|presence")
     closed = pl.concat([found.filter(presence), qa.filter(presence, pl.col("answer") == "No.")]).unique(
-        ["sample_id", "turn"], maintain_order=True
+        KEYS, maintain_order=True
     )
     return pl.concat([found.filter(~presence), evened(closed, seed=seed)])
 

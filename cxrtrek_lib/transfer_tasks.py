@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from cxrtrek_lib import baselines, metrics, transfer_scores
+from cxrtrek_lib.tables import KEYS
 from cxrtrek_lib.transfer_scores import RANKING, mean_over, resampled, told
 
 # How the same questions were asked. The blank films' answers are the baseline of both.
@@ -68,9 +69,9 @@ class Answered(NamedTuple):
 
     def said(self, asked: str, rows: pl.DataFrame) -> pl.DataFrame:
         """The answers to some questions, in their order: answer, prob_yes, prob_answer; null = none."""
-        keys, columns = ["sample_id", "turn"], ["answer", "prob_yes", "prob_answer"]
-        given = self.answers[asked].select(*keys, *columns)
-        return rows.select(keys).join(given, on=keys, how="left", maintain_order="left").select(columns)
+        columns = ["answer", "prob_yes", "prob_answer"]
+        given = self.answers[asked].select(*KEYS, *columns)
+        return rows.select(KEYS).join(given, on=KEYS, how="left", maintain_order="left").select(columns)
 
     def numbered(self, rows: pl.DataFrame) -> tuple[np.ndarray, int]:
         """(patient number (N,) of each row, number of patients)."""

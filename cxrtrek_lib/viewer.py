@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from cxrtrek_lib import documents, draws, images
 from cxrtrek_lib.conversations import PLACEHOLDER, STAGES, format_of, is_box, parse_boxes, split_label
 from cxrtrek_lib.findings import FINDINGS
+from cxrtrek_lib.tables import KEYS
 from cxrtrek_lib.text_findings import findings_in
 
 FILM_PX = 384  # longest side of an embedded film; smaller ones stay as they are
@@ -157,9 +158,8 @@ def case_viewer(
     if not candidates:
         raise ValueError("viewer: no test case has both a film and questions; run `dvc repro cohort_images`")
     chosen = sorted(candidates, key=lambda sample: (draws.key(seed, "viewer", sample), sample))[:n_cases]
-    keys = ["sample_id", "turn"]
-    given = predictions.select(*keys, "prob_yes", "prob_answer", given="answer")
-    asked = qa.filter(pl.col("sample_id").is_in(chosen)).join(given, on=keys, how="left")
+    given = predictions.select(*KEYS, "prob_yes", "prob_answer", given="answer")
+    asked = qa.filter(pl.col("sample_id").is_in(chosen)).join(given, on=KEYS, how="left")
     scored = {(row["sample_id"], row["turn"]): row for row in rows.iter_rows(named=True)}
     turns = asked.sort("stage", "turn").partition_by("sample_id", as_dict=True)  # as the model is asked
     cases, films = [], {}

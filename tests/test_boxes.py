@@ -17,7 +17,7 @@ def drawn(*rows):
 
 
 def agreed(*rows):
-    return boxes.consensus(drawn(*rows), "all").select("target", *boxes.CORNERS).rows()
+    return boxes.consensus(drawn(*rows), "all").select("target", *tables.CORNERS).rows()
 
 
 def test_two_readers_who_overlap_are_one_box_and_a_third_elsewhere_is_none():

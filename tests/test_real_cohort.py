@@ -14,7 +14,6 @@ from tables_by_hand import studies as studies_of
 from test_images import dicom
 
 from cxrtrek_lib import (
-    boxes,
     chat,
     cohort,
     contact_sheet,
@@ -208,7 +207,7 @@ def test_a_cohort_of_real_films_says_only_what_its_table_says(place):
     }
     assert "simulated" not in {*found["findings"]["source_column"], *found["boxes"]["reader"]}
     assert not found["qa"]["evidence"].str.contains("simulated").any()
-    assert found["boxes"].select(boxes.CORNERS).rows() == [(10, 20, 30, 40)]
+    assert found["boxes"].select(tables.CORNERS).rows() == [(10, 20, 30, 40)]
     # Pneumonia is never called absent here, nor pneumothorax present: neither is asked as yes or no.
     asked = found["qa"].filter(qtype="yes_no")["fact"].unique().to_list()
     assert not [fact for fact in asked if fact.endswith("|presence")]
@@ -303,7 +302,7 @@ def vindr_cohort(place, monkeypatch, shape=(80, 160)):
 def test_vindr_boxes_become_percent_of_the_real_film(place, monkeypatch):
     folder, summary = vindr_cohort(place, monkeypatch)
     assert summary["n_cases"] == 1
-    marked = tables.read_table("boxes", folder / "boxes.parquet").select("reader", *boxes.CORNERS).rows()
+    marked = tables.read_table("boxes", folder / "boxes.parquet").select("reader", *tables.CORNERS).rows()
     two = (10, 25, 20, 50)  # 16 of 160, 20 of 80, ...
     assert marked == [
         ("vindr: R8", *two), ("vindr: R9", *two), ("vindr: R10", 62.5, 62.5, 81.25, 87.5),

@@ -10,6 +10,7 @@ from cxrtrek_lib.findings import DIAGNOSES, FINDINGS, REGIONS, ancestors
 from cxrtrek_lib.stages import wording
 from cxrtrek_lib.stages.question_rows import Evidence, image_words, question_rows, with_bits
 from cxrtrek_lib.stages.wording import Template
+from cxrtrek_lib.tables import CORNERS
 
 ZONES = [region for region in REGIONS if region.endswith("lung zone")]
 IMAGE = ["i", "image_id"]
@@ -25,7 +26,7 @@ def free_zones(evidence: Evidence, template: Template, rank: int) -> pl.DataFram
     zones = boxes.filter(pl.col("target").is_in(ZONES))
     marks = boxes.filter(pl.col("target").is_in(list(FINDINGS)))
     zones = zones.join(_unplaced(evidence.known, zones, marks), on=IMAGE, how="anti").sort(*IMAGE, "target")
-    corners = marks.select(*IMAGE, *(pl.col(c).alias(f"of_{c}") for c in ("x1", "y1", "x2", "y2")))
+    corners = marks.select(*IMAGE, *(pl.col(c).alias(f"of_{c}") for c in CORNERS))
     overlap = [pl.col(f"{axis}1") < pl.col(f"of_{axis}2") for axis in "xy"]
     overlap += [pl.col(f"of_{axis}1") < pl.col(f"{axis}2") for axis in "xy"]
     touched = zones.join(corners, on=IMAGE).filter(*overlap).select(*IMAGE, "target", touched=True).unique()

@@ -7,12 +7,12 @@ from cxrtrek_lib.findings import REGIONS
 from cxrtrek_lib.stages import naming, places, wording
 from cxrtrek_lib.stages.question_rows import Evidence, Templates, draw, image_words, question_rows, with_bits
 from cxrtrek_lib.stages.wording import Template
+from cxrtrek_lib.tables import CORNERS
 
 REGIONS_ASKED = 8  # anatomical regions to locate per image
 # How the boxes of a finding on an image are asked about: the share that shows a box and asks for the finding,
 # the share that gives a phrase with side, severity or place; the rest is asked for by name.
 BOX_SHARE, PHRASE_SHARE = 0.15, 0.25
-CORNERS = ("x1", "y1", "x2", "y2")
 
 
 def grounding(evidence: Evidence, present: pl.DataFrame, templates: Templates) -> list[pl.DataFrame]:

@@ -14,6 +14,7 @@ from cxrtrek_lib.stages.question_rows import (
     with_bits,
 )
 from cxrtrek_lib.stages.wording import Template
+from cxrtrek_lib.tables import CORNERS
 
 BY_BOX = ("box", "box_open")  # templates: with options, without
 MOST_WRONG = 3  # wrong options beside the finding that lies in a box
@@ -36,7 +37,6 @@ IN_LUNG = (
     "consolidation", "infiltrate", "atelectasis", "ground glass opacity", "lung lesion", "nodule or mass",
     "nodule", "mass", "granuloma", "cavitation", "bulla",
 )  # fmt: skip
-_CORNERS = ("x1", "y1", "x2", "y2")
 # (name, other): every finding with itself, its general and its special forms.
 RELATED = pl.DataFrame(
     [(name, other) for name in FINDINGS for other in sorted(related([name]))], ["name", "other"], orient="row"
@@ -65,7 +65,7 @@ def in_boxes(
     Asked with options where findings are known to be absent, openly where the image is whole. A box that
     shares its place with the box of another finding has no one answer.
     """
-    others = boxes.filter(pl.col("target").is_in(list(FINDINGS))).select("i", "image_id", "target", *_CORNERS)
+    others = boxes.filter(pl.col("target").is_in(list(FINDINGS))).select("i", "image_id", "target", *CORNERS)
     pairs = found.join(others, on=["i", "image_id"], suffix="_2")
     crowded = pairs.filter(pl.col("target") != pl.col("target_2"), shared_part() > SHARED)
     clear = found.join(crowded, on=["i", "about", "box"], how="anti")
@@ -77,12 +77,12 @@ def in_boxes(
         .join(wrong.select("i", "about").unique().with_columns(fair=True), on=["i", "about"], how="left")
         .with_columns(pl.col("whole", "fair").fill_null(False))
         .filter(pl.col("whole") | pl.col("fair"))
-        .sort("i", "about", *_CORNERS)
+        .sort("i", "about", *CORNERS)
         .with_columns(
             n=pl.len().over("i", "about"),
             place=pl.int_range(pl.len()).over("i", "about"),
             evidence="reader",
-            bbox_list=pl.concat_list(_CORNERS).reshape((-1, 1, 4)),
+            bbox_list=pl.concat_list(CORNERS).reshape((-1, 1, 4)),
             num_of_images="n_images",
             fact=pl.concat_str("target", pl.lit("|box "), "image_id"),
         )
@@ -116,7 +116,7 @@ def in_regions(
     present = found.select("i", "about", "rank").unique()
     marks = here.filter(pl.col("target").is_in(list(FINDINGS))).join(present, on=["i", "about"], how="left")
     pairs = regions.join(
-        marks.select("i", "image_id", "target", "laterality", "rank", *_CORNERS),
+        marks.select("i", "image_id", "target", "laterality", "rank", *CORNERS),
         on=["i", "image_id"], how="left", suffix="_2",
     )  # fmt: skip
     of_lung = pl.col("target_2").is_in(IN_LUNG)
