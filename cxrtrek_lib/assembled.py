@@ -29,6 +29,7 @@ COORDINATES = tuple(f"{percent}.00" for percent in range(101))
 MAX_TOKENS = 4096
 
 SMALL_TEMPLATE = (
+    f"{look_up.BEGIN}"
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}"
     "{% for part in m['content'] %}{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}"
     "{{ '<|end|>' if m['role'] == 'assistant' else '' }}{% endfor %}"
@@ -54,7 +55,7 @@ def small_tokenizer(texts: Iterable[str], *, vocabulary: int) -> PreTrainedToken
         texts,
         trainers.BpeTrainer(
             vocab_size=vocabulary,
-            special_tokens=[PAD, IMAGE, USER, ASSISTANT, END],
+            special_tokens=[PAD, look_up.BEGIN, IMAGE, USER, ASSISTANT, END],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
@@ -141,7 +142,7 @@ def assemble_small(
         period = torch.arange(1, hidden_size // 2 + 1) * torch.pi / 4
         smooth = torch.cat([(percent[:, None] * period).sin(), (percent[:, None] * period).cos()], -1)
         embedding[coordinate_ids(tokenizer)] = 0.08 * smooth[:, torch.randperm(hidden_size)]
-    look_up.start(model, tokenizer)
+    look_up.prepare(model, tokenizer)
     return model, processor
 
 

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from cxrtrek_lib.assembled import assemble_small
 from cxrtrek_lib.encoder import CHANNELS, GEOMETRY, GRID, CxrEncoder, CxrEncoderConfig
-from cxrtrek_lib.look_up import name_image_tokens, orthogonal
+from cxrtrek_lib.look_up import BEGIN, name_image_tokens, start_of
 
 FINDINGS = ["pleural effusion|left", "pleural effusion|right", "cardiomegaly", "nodule|left", "pacemaker"]
 REGIONS = ["heart", "left hilum", "right clavicle"]
@@ -19,7 +19,9 @@ WORDS = [
 ]
 
 
-QUESTIONS = [f"Do you see {name}? Answer with yes or no only." for name in WORDS[:5]]
+# The side of a finding is not asked for: a question finds the tokens of both.
+ASKED = ["pleural effusion", "pleural effusion", "cardiomegaly", "nodule", "pacemaker"]
+QUESTIONS = [f"Do you see {name}? Answer with yes or no only." for name in ASKED]
 
 
 def small(layers: int = 2):
@@ -78,6 +80,37 @@ def test_an_untrained_decoder_hears_most_of_the_finding_that_is_asked_about():
     assert (found.diagonal() > found.mean(0)).all(), "each finding counts for more in its own question"
 
 
+@torch.no_grad()
+def looked_at(model, processor, question: str) -> tuple[torch.Tensor, list[str]]:
+    """Attention of each head of the first layer, float [heads, tokens, tokens], and what the tokens are."""
+    model.set_attn_implementation("eager")
+    encoder = model.model.vision_tower.config
+    film = "<image>" * encoder.n_tokens
+    text = f"{BEGIN}<|user|>{film}{question}"
+    ids = processor.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    pixels = torch.zeros(1, 3, 224, 224)
+    (first, *_) = model(input_ids=ids, pixel_values=pixels, output_attentions=True).attentions
+    tokens = processor.tokenizer.convert_ids_to_tokens(ids[0].tolist())
+    start = tokens.index("<image>") + GRID * GRID
+    tokens[start : start + len(WORDS)] = [*FINDINGS, *REGIONS]
+    return first[0], tokens
+
+
+def test_a_word_finds_the_left_token_in_one_head_and_the_right_one_in_the_other():
+    heads, tokens = looked_at(*small(), " pleural effusion")
+    words = [i for i, token in enumerate(tokens) if token in ("Ġpleural", "Ġeffusion")]
+    left, right = tokens.index("pleural effusion|left"), tokens.index("pleural effusion|right")
+    assert len(words) == 2
+    for word in words:
+        assert heads[0, word].argmax() == left and heads[1, word].argmax() == right
+
+
+def test_words_that_name_nothing_look_at_the_first_token_most():
+    heads, tokens = looked_at(*small(), " is there? Answer with yes or no only.")
+    words = max(i for i, token in enumerate(tokens) if token == "<image>") + 1
+    assert tokens[0] == BEGIN and heads[:, words:].mean((0, 1)).argmax() == 0
+
+
 def test_without_that_start_it_does_not():
     model, processor = small()
     torch.manual_seed(1)
@@ -91,6 +124,5 @@ def test_without_that_start_it_does_not():
 def test_a_decoder_of_one_layer_starts_with_the_first_step_only():
     model, processor = small(layers=1)
     assert heard(model, processor).isfinite().all()
-    torch.manual_seed(0)
-    turn = orthogonal(6)
-    assert torch.allclose(turn @ turn.T, torch.eye(6), atol=1e-5)
+    turn = start_of(model).turn
+    assert torch.allclose(turn @ turn.T, torch.eye(128), atol=1e-5)

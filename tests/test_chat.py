@@ -21,7 +21,7 @@ def test_conversation_reads_back_as_the_template_writes_it():
     tokens = renderer.conversation(CASE, turns, films)
     image = "<image>" * N_TOKENS
     assert processor.tokenizer.decode(tokens.ids) == (
-        f"<|user|>{image}{turns[0].question}<|assistant|>A. PA<|end|>"
+        f"<|begin|><|user|>{image}{turns[0].question}<|assistant|>A. PA<|end|>"
         f"<|user|>{turns[1].question}<|assistant|>Yes.<|end|>"
     )
     assert tokens.n_images == 1
@@ -93,7 +93,7 @@ def test_alone_mask_against_a_hand_drawn_case():
 def test_alone_puts_each_turn_right_behind_its_films():
     _, _, renderer, films = tiny.checkpoint()
     _, group, positions = renderer.alone(CASE, tiny.TURNS, films)
-    one, two = N_TOKENS + 1, 2 * N_TOKENS + 1
+    one, two = N_TOKENS + 2, 2 * N_TOKENS + 2
     starts = [positions[group.index(k)] for k in range(1, len(tiny.TURNS) + 1)]
     assert starts == [one, one, one, two, two]
 
@@ -123,7 +123,7 @@ def test_a_case_longer_than_the_window_loses_whole_early_turns_and_no_film():
     last = cut(2 * N_TOKENS + 60)
     assert last.ids.count(processor.image_token_id) == 2 * N_TOKENS, "both films are still shown"
     text = processor.tokenizer.decode(last.ids)
-    assert text.startswith("<|user|><image>") and text.endswith(f"{tiny.TURNS[-1].answer}<|end|>")
+    assert text.startswith("<|begin|><|user|><image>") and text.endswith(f"{tiny.TURNS[-1].answer}<|end|>")
 
 
 def test_a_turn_longer_than_the_window_is_named_in_one_line():
