@@ -47,8 +47,7 @@ def start_of(model: LlavaForConditionalGeneration) -> Start:
     """A random start for the model's decoder."""
     config = model.config.text_config
     size, heads = config.hidden_size, config.num_attention_heads
-    turning = frequencies(size // heads)
-    still = turning <= turning.min().clamp_min(SLOW)
+    still = frequencies(size // heads) < SLOW
     return Start(
         turn=torch.linalg.qr(torch.randn(size, size))[0],
         still=still.repeat(heads),
@@ -83,8 +82,9 @@ def name_image_tokens(model: LlavaForConditionalGeneration, tokenizer, *, start:
         length = named.norm(dim=1).mean()
         named = named @ start.turn
         sides = [side for _, side in findings] + [""] * len(config.regions)
-        blank = {"": ~start.still, "left": ~start.still | start.side, "right": ~start.still | ~start.side}
-        named[torch.stack([blank[side] for side in sides])] = 0.0
+        both = torch.ones_like(start.side)
+        found_by = {"": both, "left": ~start.side, "right": start.side if start.side.any() else both}
+        named *= torch.stack([start.still & found_by[side] for side in sides])
         named *= length / named.norm(dim=1, keepdim=True)
     n_names = config.n_extra + 1
     tokens = torch.randn(SKETCHES, len(named), config.hidden_size) * FEATURE

@@ -166,9 +166,10 @@ class Model(Group):
 
     @model_validator(mode="after")
     def _heads_divide_width(self):
-        if self.hidden_size % (2 * self.heads):  # rotary positions rotate pairs of channels
+        # Rotary positions turn pairs of channels; names need a pair that hardly turns (look_up.py).
+        if self.hidden_size % (4 * self.heads):
             raise ValueError(
-                f"hidden_size {self.hidden_size} must be a multiple of 2 x heads ({2 * self.heads})"
+                f"hidden_size {self.hidden_size} must be a multiple of 4 x heads ({4 * self.heads})"
             )
         return self
 

@@ -1,5 +1,6 @@
 """How an assembled checkpoint starts: what its image tokens resemble, and what a question finds in them."""
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -119,6 +120,15 @@ def test_without_that_start_it_does_not():
             torch.nn.init.normal_(getattr(layer.self_attn, part).weight, std=0.02)
     found = heard(model, processor)
     assert not (found.diagonal() > found.mean(0)).all()
+
+
+@pytest.mark.parametrize("size, heads", [(16, 4), (16, 1), (48, 3), (128, 2)])
+def test_any_shape_the_parameters_allow_can_start(size, heads):
+    encoder = CxrEncoder(CxrEncoderConfig(findings=FINDINGS, regions=REGIONS)).eval()
+    model, _ = assemble_small(
+        encoder, QUESTIONS, vocabulary=300, hidden_size=size, layers=2, heads=heads, seed=0
+    )
+    assert all(weights.isfinite().all() for weights in model.parameters())
 
 
 def test_a_decoder_of_one_layer_starts_with_the_first_step_only():

@@ -139,7 +139,7 @@ def test_a_wrong_type_or_range_is_refused_with_the_key(load, path, value):
         (("images", "roots", "chexpert"), "../films", "images.roots: no real films of chexpert: those of"),
         (("images", "roots", "siim"), "../films", "images.roots: no real films of siim"),
         (("images", "roots"), None, "images.roots: must be a mapping of nih, openi, rsna, vindr"),
-        (("model", "heads"), 7, "model: hidden_size 128 must be a multiple of 2 x heads (14)"),
+        (("model", "heads"), 7, "model: hidden_size 128 must be a multiple of 4 x heads (28)"),
         (("train", "precision"), "bf1", "train.precision: 'bf1' is not known; did you mean bf16?"),
         (("train", "patience"), 0, "train.patience: must be null or a whole number >= 1 and <= 1000"),
         (("train", "accumulation"), 0, "train.accumulation: must be a whole number >= 1 and <= 4096"),
