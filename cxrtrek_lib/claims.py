@@ -57,12 +57,14 @@ def ledger(
     transfer: pl.DataFrame,
     *,
     checkpoint: str,
+    alone_share: float,
 ) -> list[Line]:
     """Every statement with its verdict.
 
     dataset, evaluation, ablations  contents of the metrics files
     transfer    the transfer table (report.transfer_table)
     checkpoint  model.checkpoint of params.yaml
+    alone_share train.alone_share: what was trained without context, and so is at home without it
     """
     tests, small = evaluation["differences"], checkpoint == "small"
     asked = [stage for stage, n in dataset["stages"].items() if n]
@@ -137,7 +139,8 @@ def ledger(
         Line(
             "The context of earlier stages helps (earlier models reason without context)",
             _tested(context),
-            f"own earlier answers as context less none: {_difference(context)}",
+            f"own earlier answers as context less none: {_difference(context)}; of the last training batches "
+            f"{alone_share:.0%} asked each question alone",
             ["figures/context_modes.png", "tables/stage_differences.csv"],
         ),
         Line(

@@ -126,7 +126,9 @@ ABOVE = {"difference": 0.1, "low": 0.05, "high": 0.2, "p": 0.001, "p_holm": 0.00
 
 def ledger(**tests):
     evaluation = METRICS["evaluation"] | {"differences": METRICS["evaluation"]["differences"] | tests}
-    lines = claims.ledger(METRICS["dataset"], evaluation, METRICS["ablations"], TRANSFER, checkpoint="small")
+    lines = claims.ledger(
+        METRICS["dataset"], evaluation, METRICS["ablations"], TRANSFER, checkpoint="small", alone_share=0.75
+    )
     return {line.statement: line for line in lines}
 
 
