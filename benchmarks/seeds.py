@@ -1,0 +1,114 @@
+"""How far scores vary with the training seed: encoder and decoder trained anew on the same films.
+
+    PYTHONPATH=. python benchmarks/seeds.py [--seeds 0 1 2] [--out FOLDER]
+
+Trains with the settings of params.yaml, asks the test cases with the model's own context and without any, and
+prints for each measure the score of every seed, the mean over seeds with its standard deviation, what always
+giving the most common training answer scores, and how long the training took. Needs the films
+(`dvc repro cohort_images`); 300 test patients need cohort.training.test: 340 there. What is finished lies in
+FOLDER and is not done again. Writes FOLDER/seeds.csv.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import polars as pl
+
+from cxrtrek_lib import (
+    chat,
+    evaluation,
+    finetune,
+    grounding_scores,
+    metrics,
+    params,
+    paths,
+    prediction_run,
+    pretrain,
+    tables,
+)
+from cxrtrek_lib import model as models
+from cxrtrek_lib.baselines import majority_predictions
+
+CONTEXTS = ("predicted", "none")
+
+
+def trained(seed: int, settings: params.Params, words: list[str], work: Path) -> Path:
+    """Folder of the checkpoint trained with this seed; beside it `seconds.json`, how long that took."""
+    out, films = work / "trained", paths.FILMS / "training"
+    if (work / "seconds.json").is_file():
+        return out
+    began = time.monotonic()
+    model = settings.model.model_dump()
+    table, findings, boxes = pretrain.films(films)
+    tower, _ = pretrain.encoder_for(
+        table.filter(split="train"), findings, boxes,
+        epochs=model["encoder_epochs"], seed=seed, work=work, key=f"seed {seed}",
+    )  # fmt: skip
+    models.save(*models.assemble(model["checkpoint"], tower, words, model, seed=seed), work / "start")
+    job = {
+        "start": str(work / "start"), "films": str(films), "train": settings.train.model_dump(),
+        "lora_rank": None if model["checkpoint"] == "small" else model["lora_rank"],
+        "tune_encoder": model["tune_encoder"], "seed": seed, "limit": {"train": None, "validate": None},
+        "out": str(out), "work": str(work), "film_tokens": str(work / "film_tokens"),
+    }  # fmt: skip
+    finetune.launch(job, processes=settings.train.processes, config=settings.train.accelerate_config)
+    (work / "seconds.json").write_text(json.dumps(time.monotonic() - began))
+    return out
+
+
+def rows_of(seed: int, context: str, scored: pl.DataFrame) -> list[dict]:
+    """One row per measure: overall score, and what only the film can tell."""
+    overall = evaluation.stage_scores(scored, n_boot=1, seed=0).row(-1, named=True)
+    found = [{"measure": "overall", "score": overall["score"], "n": overall["n"]}]
+    table = grounding_scores.scores({context: scored}, n_boot=1, seed=0)
+    found += table.select("measure", "score", "n").to_dicts()
+    return [{"seed": seed, "context": context} | row for row in found]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("seeds"))
+    asked = parser.parse_args()
+    settings, folder = params.load(), paths.FILMS / "training"
+    if settings.model.checkpoint not in models.ASSEMBLED:
+        raise SystemExit(
+            f"model.checkpoint is {settings.model.checkpoint}; only {models.ASSEMBLED} start from a seed"
+        )
+    studies, qa = (tables.read_table(name, folder / f"{name}.parquet") for name in ("studies", "qa"))
+    split = {
+        name: qa.join(studies.filter(split=name), on="sample_id", how="semi") for name in ("train", "test")
+    }
+    cases = {name: chat.cases(studies.filter(split=name), qa, folder) for name in split}
+    words = [text for case in cases["train"] for turn in case.turns for text in (turn.question, turn.answer)]
+    rows = []
+    for seed in asked.seeds:
+        work = asked.out / str(seed)
+        work.mkdir(parents=True, exist_ok=True)
+        checkpoint = trained(seed, settings, words, work)
+        for context in CONTEXTS:
+            answers = prediction_run.run(
+                checkpoint, cases["test"], context=context, work=work / context,
+                film_tokens=work / "film_tokens", **settings.predict.model_dump(),
+            )  # fmt: skip
+            rows += rows_of(seed, context, metrics.score_answers(split["test"], answers, studies))
+    usual = metrics.score_answers(split["test"], majority_predictions(split["train"], split["test"]), studies)
+    usual = {row["measure"]: row["score"] for row in rows_of(0, "majority", usual)}
+    table = pl.DataFrame(rows)
+    table.write_csv(asked.out / "seeds.csv")
+    seconds = [json.loads((asked.out / str(seed) / "seconds.json").read_text()) for seed in asked.seeds]
+    print(f"\n{studies.filter(split='test')['patient_id'].n_unique()} test patients, seeds {asked.seeds}")
+    print(f"training: {', '.join(f'{s / 60:.1f}' for s in seconds)} minutes")
+    for (context, measure), part in table.group_by("context", "measure", maintain_order=True):
+        scores = part["score"].to_list()
+        spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
+        each = ", ".join(f"{score:.3f}" for score in scores)
+        beside = f"most common answer {usual[measure]:.3f}, n = {part['n'][0]:,}"
+        print(f"{context:9} {measure:12} {statistics.mean(scores):.3f}{spread} ({each}); {beside}")
+
+
+if __name__ == "__main__":
+    main()
