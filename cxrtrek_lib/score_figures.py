@@ -63,6 +63,7 @@ PANELS = (
     ("yes_no_balanced_accuracy", "Yes/no questions", "balanced accuracy"),
     ("detection_mean_iou", "Boxes", "mean IoU"),
 )
+TEXT = 0.55  # width of a panel that a score with its interval takes
 # Context at test -> (label, colour, marker face).
 TEST_CONTEXTS = {"predicted": ("own answers as context", BLUE, BLUE), "none": ("no context", GREEN, "white")}
 
@@ -188,7 +189,7 @@ def context_modes(evaluation: dict[str, Any], *, origin: str) -> Drawing:
             ax.plot([found["low"], found["high"]], [row, row], "|-", color=colour, lw=1.4, ms=5, mew=1.2)
             ax.plot(found["score"], row, marker, color=colour, mec="white", mew=0.5, ms=4)
             text = with_interval(found)
-            right = found["score"] > 0.5  # the text stands where there is room
+            right = found["low"] > TEXT  # the text stands where there is room
             ax.annotate(
                 text,
                 (found["low"] if right else found["high"], row),
