@@ -21,6 +21,12 @@ REFERENCE = ("context", "predicted")
 MAJORITY = ("majority", "none")
 
 
+def best(found: dict[str, Any]) -> float:
+    """The highest overall score of any arm, asked with or without context; `found`: ablations.json."""
+    arms = (contexts for name, contexts in found["arms"].items() if name != MAJORITY[0])
+    return max(scores["overall"]["score"] for contexts in arms for scores in contexts.values())
+
+
 def scored(folder: Path, studies: pl.DataFrame, qa: pl.DataFrame) -> dict[tuple[str, str], pl.DataFrame]:
     """Scored answers of every arm and context, and of the majority baseline, keyed (arm, context).
 

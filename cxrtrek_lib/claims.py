@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from cxrtrek_lib import ablation_scores
 from cxrtrek_lib.inference_stats import with_interval
 from cxrtrek_lib.leaders import LEVEL
 
@@ -72,12 +73,7 @@ def ledger(
     context, order = tests.get("predicted - none"), tests.get("predicted - shuffled")
     overall = evaluation["overall"]
     arm = ablations["differences"].get("no_context, none")
-    best = max(
-        contexts["predicted"]["overall"]["score"]
-        for name, contexts in ablations["arms"].items()
-        if name != "majority"
-    )
-    learnt = best >= ablations["arms"]["majority"]["none"]["overall"]["low"]
+    learnt = ablation_scores.best(ablations) >= ablations["arms"]["majority"]["none"]["overall"]["low"]
     scored = transfer.filter(pl.col("headline"), pl.col("asked") != "two readers").drop_nulls("score")
     above = scored.filter(pl.col("low") > pl.col("baseline")).height
     lines = [

@@ -12,7 +12,7 @@ import networkx as nx
 import polars as pl
 import yaml
 
-from cxrtrek_lib import documents, figure_index, files, paths, pipeline_graph, provenance
+from cxrtrek_lib import ablation_scores, documents, figure_index, files, paths, pipeline_graph, provenance
 from cxrtrek_lib.grounding_scores import MEASURES
 from cxrtrek_lib.inference_stats import with_interval
 from cxrtrek_lib.latex_tables import Table
@@ -123,10 +123,7 @@ def beside_majority(ablations: dict[str, Any]) -> str:
 
     ablations  the content of ablations.json
     """
-    arms = {
-        name: arm["predicted"]["overall"] for name, arm in ablations["arms"].items() if "predicted" in arm
-    }
-    best = max(arm["score"] for arm in arms.values())
+    best = ablation_scores.best(ablations)
     majority = ablations["arms"]["majority"]["none"]["overall"]
     far = best < majority["low"]
     told = "so trainings this small show the machinery, not an answer" if far else "one run of each arm"
