@@ -272,7 +272,7 @@ FAMILIES = {
 @cache
 def checkpoint(name: str, std: float = 0.25) -> tuple:
     """(model, processor, renderer) of a family, in evaluation mode, varied enough to give varied answers."""
-    torch.manual_seed(0)
+    torch.manual_seed(2)
     model, processor = FAMILIES[name]()
     with torch.no_grad():
         for parameter in model.parameters():

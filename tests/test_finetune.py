@@ -115,7 +115,8 @@ def test_a_sharded_model_takes_the_same_steps_and_goes_on_after_an_end(job, tmp_
     for a, b in zip(history(job("one"))["decoder"], history(asked)["decoder"], strict=True):
         assert b == pytest.approx(a, abs=1e-5)
     whole, same = weights(job("one")), weights(asked)
-    assert max((whole[n] - same[n]).abs().max() for n in whole) < 1e-4
+    # AdamW takes whole steps along gradients that are nearly 0: their last bits decide the sign.
+    assert max((whole[n] - same[n]).abs().max() for n in whole) < 3e-4
 
 
 def started(job, folder) -> subprocess.Popen:
