@@ -225,8 +225,8 @@ def test_real_and_simulated_films_are_scored_apart(films):
     assert n == {"real": 2, "simulated": 4}
 
 
-def test_reports_are_scored_as_rouge_score_scores_them(films):
-    cohort = external()
+def reports_of(cohort):
+    """(plan, questions): a report of each film, whose annotated text is REPORTS."""
     asked = transfer_questions.presence(
         cohort.studies, cohort.findings, ["lung opacity"], seed=0
     ).with_columns(
@@ -237,6 +237,12 @@ def test_reports_are_scored_as_rouge_score_scores_them(films):
     )
     plan = transfer.Plan({"report": asked}, {"report generation": transfer.report_generation})
     qa = transfer_questions.conversations(cohort.studies, plan.questions, seed=0)
+    return plan, qa
+
+
+def test_reports_are_scored_as_rouge_score_scores_them(films):
+    cohort = external()
+    plan, qa = reports_of(cohort)
     order = dict(zip(sorted(cohort.studies["sample_id"]), WRITTEN, strict=True))
     rows = [(s, t, order[s], None, 0.5) for s, t in qa.select("sample_id", "turn").iter_rows()]
     given = pl.DataFrame(rows, schema=tables.PREDICTIONS, orient="row")
@@ -254,16 +260,7 @@ def test_reports_are_scored_as_rouge_score_scores_them(films):
 
 def test_a_clinical_metric_is_scored_or_says_why_not(films, monkeypatch):
     cohort = external()
-    asked = transfer_questions.presence(
-        cohort.studies, cohort.findings, ["lung opacity"], seed=0
-    ).with_columns(
-        qtype=pl.lit("captioning"),
-        stage=pl.lit(8, pl.Int8),
-        answer=pl.Series(REPORTS),
-        fact=pl.lit("report|findings"),
-    )
-    plan = transfer.Plan({"report": asked}, {"report generation": transfer.report_generation})
-    qa = transfer_questions.conversations(cohort.studies, plan.questions, seed=0)
+    plan, qa = reports_of(cohort)
     rows = [
         (s, t, REPORTS[k], None, 0.5)
         for k, (s, t) in enumerate(qa.select("sample_id", "turn").iter_rows())
