@@ -5,8 +5,7 @@
 Trains with the settings of params.yaml, asks the test cases with the model's own context and without any, and
 prints for each measure the score of every seed, the mean over seeds with its standard deviation, what always
 giving the most common training answer scores, and how long the training took. Needs the films
-(`dvc repro cohort_images`); 300 test patients need cohort.training.test: 340 there. What is finished lies in
-FOLDER and is not done again. Writes FOLDER/seeds.csv.
+(`dvc repro cohort_images`). What is finished lies in FOLDER and is not done again. Writes FOLDER/seeds.csv.
 """
 
 import argparse

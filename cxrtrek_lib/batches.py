@@ -17,7 +17,6 @@ from cxrtrek_lib import draws
 from cxrtrek_lib.chat import Case, Film, Renderer, Tokens, Turn, alone_mask
 from cxrtrek_lib.conversations import KINDS, REPORT_STAGE, format_of
 
-LAYOUTS = ("presence", "short", "alone", "shuffled", "ordered")
 PACKED = ("presence", "short", "alone")  # every question by itself, behind one copy of the films
 PRESENCE_SHARE = 0.25  # of the first passes asks about presence alone: choices build on it
 
@@ -223,7 +222,12 @@ def plan(
         ]
         for n, chunk in enumerate(draws.shuffle(seed, "batches", f"epoch/{epoch}", chunks)):
             share = draws.uniform(seed, "layout", f"{epoch}/{n}")
-            mixed = 2 + (share >= alone_share) + (share >= alone_share + shuffled_share)
-            early = epoch * len(chunks) + n < PRESENCE_SHARE * short_epochs * len(chunks)
-            batches.append((epoch, LAYOUTS[mixed if epoch >= short_epochs else not early], chunk))
+            if epoch < short_epochs:
+                behind = (epoch + n / len(chunks)) / short_epochs
+                layout = "presence" if behind < PRESENCE_SHARE else "short"
+            elif share < alone_share:
+                layout = "alone"
+            else:
+                layout = "shuffled" if share < alone_share + shuffled_share else "ordered"
+            batches.append((epoch, layout, chunk))
     return batches

@@ -101,6 +101,11 @@ class Residual(nn.Module):
         return F.relu(x + self.second(self.first(x)))
 
 
+def blurred(image: Tensor, cell: int) -> Tensor:
+    """Means over cells of so many pixels, interpolated in between: [B, 1, S, S], S a multiple of `cell`."""
+    return F.interpolate(F.avg_pool2d(image, cell), scale_factor=float(cell), mode="bilinear")
+
+
 def waves(values: Tensor, n_frequencies: int) -> Tensor:
     """Sine and cosine of positions in [0, 1] at octave frequencies: [..., n] -> [..., 2 n n_frequencies]."""
     frequencies = torch.pi * 2.0 ** torch.arange(n_frequencies, device=values.device, dtype=values.dtype)
@@ -123,7 +128,8 @@ class CxrEncoder(PreTrainedModel):
         super().__init__(config)
         n_findings, n_regions = len(config.findings), len(config.regions)
         self.fine = nn.Sequential(
-            conv(2, 16, stride=2), conv(16, 32, stride=2), conv(32, 64, stride=2), Residual(64)
+            *(conv(2, 16, stride=2), conv(16, 32, stride=2), Residual(32)),
+            *(conv(32, 64, stride=2), Residual(64)),
         )
         self.coarse = nn.Sequential(conv(64, CHANNELS, stride=2), Residual(CHANNELS), Residual(CHANNELS))
         self.lateral = nn.Conv2d(64, 64, 1)
@@ -160,9 +166,11 @@ class CxrEncoder(PreTrainedModel):
     def features(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """What is seen, before anything is concluded: fine [B, 64, 28, 28] and coarse [B, 128, 14, 14]."""
         film = pixel_values[:, :1]
-        # The film less its own blur shows thin lines (a pleural edge, a lead) at any exposure.
-        blur = F.interpolate(F.avg_pool2d(film, 8), scale_factor=8.0, mode="bilinear")
-        fine = self.fine(torch.cat([film, 5 * (film - blur)], 1))
+        # The film less its own blur, in units of its local contrast, shows thin lines and small lesions (a
+        # pleural edge, a lead, a nodule) as well in dark lung as in front of the heart, at any exposure.
+        detail = film - blurred(film, 8)
+        contrast = (blurred(detail.square(), 16) + 1e-4).sqrt()
+        fine = self.fine(torch.cat([film, 0.5 * detail / contrast], 1))
         return fine, self.coarse(fine)
 
     def read(self, pixel_values: Tensor) -> tuple[FilmReading, Tensor, Tensor, Tensor]:

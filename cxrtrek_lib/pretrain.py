@@ -16,7 +16,9 @@ from cxrtrek_lib.encoder import PROJECTIONS, CxrEncoder, CxrEncoderConfig, FilmR
 from cxrtrek_lib.tables import CORNERS, EXPOSURES, SEVERITIES
 
 HEAT = 28
-MUON_RATE = 0.02  # of convolutions; AdamW has the rest. Same films, 4 passes: mean AUROC 0.84 against 0.75
+# Of convolutions; AdamW has the rest. Same films, 4 passes: mean AUROC 0.84 with Muon, 0.75 without. Of films
+# kept apart, 3 passes: 0.891 at this rate, 0.882 at twice, 0.832 at six times.
+MUON_RATE = 0.01
 
 
 @dataclass

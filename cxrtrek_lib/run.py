@@ -223,8 +223,10 @@ def _kernel_manager(scratch: Path):
         "PYTHONPATH": os.pathsep.join(filter(None, [str(paths.ROOT), os.environ.get("PYTHONPATH")])),
         "IPYTHONDIR": str(scratch / "ipython"),  # no start-up file of the user's
         "TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "false"),
-        # Threads that wait by spinning made decoding 9 times slower as soon as a core was shared (53 s, 6 s).
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        # How often a thread of OpenMP looks for work before it sleeps. By default so long that decoding took
+        # 53 s instead of 6 s as soon as a core was shared; without looking, pretraining the encoder took 1.5
+        # times as long on two idle cores.
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
     }
     if sys.stdout.isatty():  # some terminals (a container's) say 0 columns and rows: bars would have no room
         columns, rows = shutil.get_terminal_size()
