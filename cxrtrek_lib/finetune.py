@@ -105,7 +105,7 @@ def _launcher(processes: int, config: str | Path | None) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    known = {"PYTHONIOENCODING": "utf-8", "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
+    known = {"PYTHONIOENCODING": "utf-8", "TOKENIZERS_PARALLELISM": "false", "GOMP_SPINCOUNT": "1000"}
     path = os.pathsep.join(filter(None, [str(paths.ROOT), os.environ.get("PYTHONPATH")]))
     return {**known, **os.environ, "PYTHONPATH": path}
 

@@ -10,7 +10,7 @@ from cxrtrek_lib import paths
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as run.py does: spinning threads starve each other
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as run.py does: spinning threads starve each other
 
 # A shared 2-core machine stalls for seconds at times: a slow example is no failed property.
 settings.register_profile("study", deadline=None, derandomize=True)
