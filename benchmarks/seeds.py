@@ -5,7 +5,7 @@
 Trains with the settings of params.yaml, asks the test cases with the model's own context and without any, and
 prints for each measure the score of every seed, the mean over seeds with its standard deviation, what always
 giving the most common training answer scores, and how long the training took. Needs the films
-(`dvc repro cohort_images`). What is finished lies in FOLDER and is not done again. Writes FOLDER/seeds.csv.
+(`dvc repro cohort_images`). What is finished lies in FOLDER and is not done again. Writes FOLDER/seeds.md.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from cxrtrek_lib import (
 )
 from cxrtrek_lib import model as models
 from cxrtrek_lib.baselines import majority_predictions
+from cxrtrek_lib.grounding_scores import MEASURES
 
 CONTEXTS = ("predicted", "none")
 
@@ -96,17 +97,41 @@ def main() -> None:
             rows += rows_of(seed, context, metrics.score_answers(split["test"], answers, studies))
     usual = metrics.score_answers(split["test"], majority_predictions(split["train"], split["test"]), studies)
     usual = {row["measure"]: row["score"] for row in rows_of(0, "majority", usual)}
-    table = pl.DataFrame(rows)
-    table.write_csv(asked.out / "seeds.csv")
     seconds = [json.loads((asked.out / str(seed) / "seconds.json").read_text()) for seed in asked.seeds]
-    print(f"\n{studies.filter(split='test')['patient_id'].n_unique()} test patients, seeds {asked.seeds}")
-    print(f"training: {', '.join(f'{s / 60:.1f}' for s in seconds)} minutes")
-    for (context, measure), part in table.group_by("context", "measure", maintain_order=True):
+    patients = studies.filter(split="test")["patient_id"].n_unique()
+    told = "\n".join(
+        [
+            f"{patients} test patients, simulated films; training seeds {', '.join(map(str, asked.seeds))}; "
+            "mean ± standard deviation over seeds.",
+            "",
+            "| measure | context | score | each seed | most common answer | n |",
+            "| --- | --- | --- | --- | --- | --- |",
+            *lines(pl.DataFrame(rows), usual),
+            "",
+            f"Training took {', '.join(f'{s / 60:.1f}' for s in seconds)} minutes.",
+        ]
+    )
+    (asked.out / "seeds.md").write_text(told + "\n", encoding="utf-8")
+    print(f"\n{told}")
+
+
+def lines(table: pl.DataFrame, usual: dict[str, float]) -> list[str]:
+    """Lines of a Markdown table, one for each measure and context."""
+    found = []
+    for (measure, context), part in table.group_by("measure", "context", maintain_order=True):
         scores = part["score"].to_list()
         spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
-        each = ", ".join(f"{score:.3f}" for score in scores)
-        beside = f"most common answer {usual[measure]:.3f}, n = {part['n'][0]:,}"
-        print(f"{context:9} {measure:12} {statistics.mean(scores):.3f}{spread} ({each}); {beside}")
+        label = MEASURES[measure].label if measure in MEASURES else measure
+        cells = [
+            label,
+            "own answers" if context == "predicted" else context,
+            f"{statistics.mean(scores):.3f}{spread}",
+            ", ".join(f"{score:.3f}" for score in scores),
+            f"{usual[measure]:.3f}",
+            f"{part['n'][0]:,}",
+        ]
+        found.append(f"| {' | '.join(cells)} |")
+    return found
 
 
 if __name__ == "__main__":
