@@ -145,6 +145,7 @@ def ledger(
             "trained and asked without context, less the reference: "
             + (_difference(arm) if arm else "no such arm")
             + ("" if learnt else "; but every arm stays below the most common answer, too small to tell")
+            + ("; all go on from the trained model" if small else "")
             + "; one run of each",
             ["figures/ablations.png", "tables/table_ablations.csv"],
         ),

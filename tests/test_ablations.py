@@ -55,6 +55,16 @@ def test_an_arm_differs_from_the_reference_in_one_thing():
     }  # fmt: skip
     assert reference["epochs"] == 1 and reference["limit"] == {"train": 4, "validate": 0}
     assert reference["patience"] is None, "an arm that stops early has another budget"
+    assert reference["short_epochs"] == 0, "questions asked alone in an arm that asks none so"
+
+
+def test_small_goes_on_from_the_trained_model_and_others_start_untuned(trained, tmp_path, monkeypatch):
+    assert ablations.start_of(trained, tmp_path, TEXTS, MODEL, seed=0) == trained
+    made = []
+    monkeypatch.setattr(untuned, "rebuild", lambda *given, **more: made.append((given, more)) or "untuned")
+    named = MODEL | {"checkpoint": "smollm2"}
+    assert ablations.start_of(trained, tmp_path, TEXTS, named, seed=3) == "untuned"
+    assert made == [((trained, tmp_path, TEXTS, named), {"seed": 3})]
 
 
 def test_adapters_where_the_checkpoint_has_them():

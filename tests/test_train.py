@@ -204,7 +204,7 @@ def test_less_memory_same_training(tmp_path, change):
     for a, b in zip(curve, same, strict=True):
         assert b == pytest.approx(a, abs=1e-5)
     for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
-        # AdamW's step does not shrink with the gradient: one of nearly 0 may go the other way by rounding alone.
+        # AdamW's step does not shrink with the gradient: where that is nearly 0, rounding may turn it round.
         assert (a.float() - b.float()).abs().mean() < 1e-5, name
 
 
