@@ -3,15 +3,13 @@
     PYTHONPATH=. python benchmarks/seeds.py [--seeds 0 1 2] [--out FOLDER]
 
 Trains with the settings of params.yaml, asks the test cases with the model's own context and without any, and
-prints for each measure the score of every seed, the mean over seeds with its standard deviation, what always
-giving the most common training answer scores, and how long the training took. Needs the films
-(`dvc repro cohort_images`). What is finished lies in FOLDER and is not done again. Writes FOLDER/seeds.md.
+prints for each measure the score of every seed, their mean and standard deviation, and what always giving the
+most common training answer scores. Needs the films (`dvc repro cohort_images`). What is finished lies in
+FOLDER and is not done again. Writes FOLDER/seeds.md; reports/seeds.md is that of the default parameters.
 """
 
 import argparse
-import json
 import statistics
-import time
 from pathlib import Path
 
 import polars as pl
@@ -36,11 +34,10 @@ CONTEXTS = ("predicted", "none")
 
 
 def trained(seed: int, settings: params.Params, words: list[str], work: Path) -> Path:
-    """Folder of the checkpoint trained with this seed; beside it `seconds.json`, how long that took."""
+    """Folder of the checkpoint trained with this seed."""
     out, films = work / "trained", paths.FILMS / "training"
-    if (work / "seconds.json").is_file():
+    if (out / "history.json").is_file():
         return out
-    began = time.monotonic()
     model = settings.model.model_dump()
     table, findings, boxes = pretrain.films(films)
     tower, _ = pretrain.encoder_for(
@@ -55,7 +52,6 @@ def trained(seed: int, settings: params.Params, words: list[str], work: Path) ->
         "out": str(out), "work": str(work), "film_tokens": str(work / "film_tokens"),
     }  # fmt: skip
     finetune.launch(job, processes=settings.train.processes, config=settings.train.accelerate_config)
-    (work / "seconds.json").write_text(json.dumps(time.monotonic() - began))
     return out
 
 
@@ -97,18 +93,18 @@ def main() -> None:
             rows += rows_of(seed, context, metrics.score_answers(split["test"], answers, studies))
     usual = metrics.score_answers(split["test"], majority_predictions(split["train"], split["test"]), studies)
     usual = {row["measure"]: row["score"] for row in rows_of(0, "majority", usual)}
-    seconds = [json.loads((asked.out / str(seed) / "seconds.json").read_text()) for seed in asked.seeds]
     patients = studies.filter(split="test")["patient_id"].n_unique()
     told = "\n".join(
         [
-            f"{patients} test patients, simulated films; training seeds {', '.join(map(str, asked.seeds))}; "
-            "mean ± standard deviation over seeds.",
+            "# How far the scores vary with the training seed",
+            "",
+            f"{patients} test patients, simulated films; encoder and decoder trained with seeds "
+            f"{', '.join(map(str, asked.seeds))}; mean ± standard deviation over seeds. Made by "
+            "`benchmarks/seeds.py`.",
             "",
             "| measure | context | score | each seed | most common answer | n |",
             "| --- | --- | --- | --- | --- | --- |",
             *lines(pl.DataFrame(rows), usual),
-            "",
-            f"Training took {', '.join(f'{s / 60:.1f}' for s in seconds)} minutes.",
         ]
     )
     (asked.out / "seeds.md").write_text(told + "\n", encoding="utf-8")
