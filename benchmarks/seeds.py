@@ -4,7 +4,7 @@
 
 Trains with the settings of params.yaml, asks the test cases with the model's own context and without any, and
 prints for each measure the score of every seed, their mean and standard deviation, and what always giving the
-most common training answer scores. Needs the films (`dvc repro cohort_images`). What is finished lies in
+most common training answer scores. Needs the films (`dvc repro cohort_images`). A finished training lies in
 FOLDER and is not done again. Writes FOLDER/seeds.md; reports/seeds.md is that of the default parameters.
 """
 
