@@ -25,10 +25,12 @@ from cxrtrek_lib import (
     prediction_run,
     pretrain,
     tables,
+    untuned,
 )
 from cxrtrek_lib import model as models
 from cxrtrek_lib.baselines import majority_predictions
 from cxrtrek_lib.grounding_scores import MEASURES
+from cxrtrek_lib.readme import table
 
 CONTEXTS = ("predicted", "none")
 
@@ -55,13 +57,13 @@ def trained(seed: int, settings: params.Params, words: list[str], work: Path) ->
     return out
 
 
-def rows_of(seed: int, context: str, scored: pl.DataFrame) -> list[dict]:
+def rows_of(context: str, scored: pl.DataFrame) -> list[dict]:
     """One row per measure: overall score, and what only the film can tell."""
     overall = evaluation.stage_scores(scored, n_boot=1, seed=0).row(-1, named=True)
     found = [{"measure": "overall", "score": overall["score"], "n": overall["n"]}]
-    table = grounding_scores.scores({context: scored}, n_boot=1, seed=0)
-    found += table.select("measure", "score", "n").to_dicts()
-    return [{"seed": seed, "context": context} | row for row in found]
+    grounding = grounding_scores.scores({context: scored}, n_boot=1, seed=0)
+    found += grounding.select("measure", "score", "n").to_dicts()
+    return [{"context": context} | row for row in found]
 
 
 def main() -> None:
@@ -79,7 +81,7 @@ def main() -> None:
         name: qa.join(studies.filter(split=name), on="sample_id", how="semi") for name in ("train", "test")
     }
     cases = {name: chat.cases(studies.filter(split=name), qa, folder) for name in split}
-    words = [text for case in cases["train"] for turn in case.turns for text in (turn.question, turn.answer)]
+    words = untuned.words(cases["train"])
     rows = []
     for seed in asked.seeds:
         work = asked.out / str(seed)
@@ -90,9 +92,9 @@ def main() -> None:
                 checkpoint, cases["test"], context=context, work=work / context,
                 film_tokens=work / "film_tokens", **settings.predict.model_dump(),
             )  # fmt: skip
-            rows += rows_of(seed, context, metrics.score_answers(split["test"], answers, studies))
+            rows += rows_of(context, metrics.score_answers(split["test"], answers, studies))
     usual = metrics.score_answers(split["test"], majority_predictions(split["train"], split["test"]), studies)
-    usual = {row["measure"]: row["score"] for row in rows_of(0, "majority", usual)}
+    usual = {row["measure"]: row["score"] for row in rows_of("majority", usual)}
     patients = studies.filter(split="test")["patient_id"].n_unique()
     told = "\n".join(
         [
@@ -102,31 +104,31 @@ def main() -> None:
             f"{', '.join(map(str, asked.seeds))}; mean ± standard deviation over seeds. Made by "
             "`benchmarks/seeds.py`.",
             "",
-            "| measure | context | score | each seed | most common answer | n |",
-            "| --- | --- | --- | --- | --- | --- |",
-            *lines(pl.DataFrame(rows), usual),
+            table(
+                ["measure", "context", "score", "each seed", "most common answer", "n"],
+                cells(pl.DataFrame(rows), usual),
+            ),
         ]
     )
     (asked.out / "seeds.md").write_text(told + "\n", encoding="utf-8")
     print(f"\n{told}")
 
 
-def lines(table: pl.DataFrame, usual: dict[str, float]) -> list[str]:
-    """Lines of a Markdown table, one for each measure and context."""
+def cells(scored: pl.DataFrame, usual: dict[str, float]) -> list[list[str]]:
+    """The rows of the table, one for each measure and context."""
     found = []
-    for (measure, context), part in table.group_by("measure", "context", maintain_order=True):
+    for (measure, context), part in scored.group_by("measure", "context", maintain_order=True):
         scores = part["score"].to_list()
         spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
-        label = MEASURES[measure].label if measure in MEASURES else measure
-        cells = [
-            label,
+        row = [
+            MEASURES[measure].label if measure in MEASURES else measure,
             "own answers" if context == "predicted" else context,
             f"{statistics.mean(scores):.3f}{spread}",
             ", ".join(f"{score:.3f}" for score in scores),
             f"{usual[measure]:.3f}",
             f"{part['n'][0]:,}",
         ]
-        found.append(f"| {' | '.join(cells)} |")
+        found.append(row)
     return found
 
 

@@ -128,8 +128,7 @@ class CxrEncoder(PreTrainedModel):
         super().__init__(config)
         n_findings, n_regions = len(config.findings), len(config.regions)
         self.fine = nn.Sequential(
-            *(conv(2, 16, stride=2), conv(16, 32, stride=2), Residual(32)),
-            *(conv(32, 64, stride=2), Residual(64)),
+            conv(2, 16, stride=2), conv(16, 32, stride=2), Residual(32), conv(32, 64, stride=2), Residual(64)
         )
         self.coarse = nn.Sequential(conv(64, CHANNELS, stride=2), Residual(CHANNELS), Residual(CHANNELS))
         self.lateral = nn.Conv2d(64, 64, 1)

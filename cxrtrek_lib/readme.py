@@ -25,7 +25,8 @@ Metrics = dict[str, dict[str, Any]]
 NAMES = ("dataset", "finetune", "evaluation", "ablations", "transfer")
 
 
-def _rows(header: list[str], rows: list[list[str]]) -> str:
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in lines)
 
@@ -52,11 +53,11 @@ def scores(metrics: Metrics) -> str:
     n = found["overall"]["predicted"]["n"]
     patients = found["calibration"]["predicted"]["yes_no"]["n_patients"] if "calibration" in found else None
     about = f"{n:,} test questions" + (f" of {patients:,} patients" if patients else "")
-    table = _rows(["system", "overall score", "yes/no, balanced accuracy", "boxes, mean IoU"], rows)
+    shown = table(["system", "overall score", "yes/no, balanced accuracy", "boxes, mean IoU"], rows)
     said = "\n".join(
         f"- **{item['question']}** {item['answer']} ({item['numbers']})." for item in findings_in_words(found)
     )
-    return f"{about}, 95 % intervals, patients resampled; one training run:\n\n{table}\n\n{said}"
+    return f"{about}, 95 % intervals, patients resampled; one training run:\n\n{shown}\n\n{said}"
 
 
 def grounding(metrics: Metrics) -> str:
@@ -70,7 +71,7 @@ def grounding(metrics: Metrics) -> str:
         by_system = found[key]["scores"]
         cells = [with_interval(by_system[name]) for name in present]
         rows.append([f"{measure.label} ({measure.metric})", *cells, f"{by_system['predicted']['n']:,}"])
-    return _rows(["", *(labels[name][0] for name in present), "n"], rows)
+    return table(["", *(labels[name][0] for name in present), "n"], rows)
 
 
 def ablations(metrics: Metrics) -> str:
@@ -97,7 +98,7 @@ def external(metrics: Metrics) -> str:
                 row["note"] if row["score"] is None else with_interval(row)
             )
     header = ["external set", "task", "films", "in the stage flow", "alone", "blank film", "no film", "n"]
-    return _rows(header, list(rows.values()))
+    return table(header, list(rows.values()))
 
 
 def dataset(metrics: Metrics) -> str:

@@ -1,4 +1,4 @@
-"""The checkpoint as fine-tuning found it, made again: a baseline, and what the ablations start from.
+"""The checkpoint as fine-tuning found it, made again: a baseline, and where ablations start but for small.
 
 It is a function of params and of the tuned checkpoint's image encoder: no second copy of weights is kept.
 """
