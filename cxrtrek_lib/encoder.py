@@ -5,7 +5,7 @@ A small convolutional network registered as an ordinary Hugging Face vision towe
 on scene truth (`pretrain.py`) and frozen afterwards. Its tokens, in this order:
 
     49   grid tokens       7 x 7 regions of the film: features and where they lie
-    K    finding tokens    one per (finding, side): features under its heat map, evidence, box
+    K    finding tokens    one per (finding, side): features under its heat map, evidence, box, which side
     R    region tokens     one per anatomical region: its box
     1    film token        the whole film: features, projection, exposure
 
@@ -22,12 +22,13 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from cxrtrek_lib.tables import EXPOSURES, SEVERITIES
+from cxrtrek_lib.tables import EXPOSURES, SEVERITIES, SIDES
 
 GRID = 7
 CHANNELS = 128
 GEOMETRY = 32
-SCALARS = 8
+# What a token concludes: of a finding its presence, grade, box, and on which side it is.
+SCALARS = 1 + len(SEVERITIES) + 4 + len(SIDES)
 # One name against 168 channels of spread 1: at this size it is half of what tells two tokens apart.
 NAME = (CHANNELS + GEOMETRY + SCALARS) ** 0.5
 # What the encoder concludes (presence, grade, box) stands out against the 128 features it saw, or a small
@@ -62,6 +63,14 @@ class CxrEncoderConfig(PreTrainedConfig):
         return len(self.findings) + len(self.regions) + 1
 
     @property
+    def pairs(self) -> tuple[list[int], list[int]]:
+        """Places in `findings` of those that have sides: (left ones, right ones), P each."""
+        left = [name for name in self.findings if name.endswith("|left")]
+        left = [name for name in left if name.replace("|left", "|right") in self.findings]
+        right = [name.replace("|left", "|right") for name in left]
+        return [self.findings.index(name) for name in left], [self.findings.index(name) for name in right]
+
+    @property
     def n_tokens(self) -> int:
         return GRID * GRID + self.n_extra
 
@@ -70,13 +79,15 @@ class CxrEncoderConfig(PreTrainedConfig):
 class FilmReading:
     """What the encoder says about a batch of films (logits, not probabilities).
 
-    heat [B, K, 28, 28]; presence [B, K]; severity [B, K, 3]; finding_boxes [B, K, 4] and
-    region_boxes [B, R, 4] as fractions of the film (x1, y1, x2, y2); projection [B, 2]; exposure [B, 3]
+    heat [B, K, 28, 28]; presence [B, K]; severity [B, K, 3]; side [B, P, 3]: where it is present, is it left,
+    right or bilateral; finding_boxes [B, K, 4] and region_boxes [B, R, 4] as fractions of the film
+    (x1, y1, x2, y2); projection [B, 2]; exposure [B, 3]
     """
 
     heat: Tensor
     presence: Tensor
     severity: Tensor
+    side: Tensor
     finding_boxes: Tensor
     region_boxes: Tensor
     projection: Tensor
@@ -143,6 +154,8 @@ class CxrEncoder(PreTrainedModel):
         self.evidence_head = nn.Linear(64, 1 + len(SEVERITIES) + 4)
         # A second look, at mean and peak of every feature: it learns what a film shows before the maps can.
         self.glance = nn.Linear(2 * (64 + CHANNELS), n_findings)
+        # Speaks for its side being the only one, and for both being meant.
+        self.side_head = nn.Linear(64, 2)
         self.layout = nn.Sequential(
             nn.Conv2d(CHANNELS, 24, 1),
             nn.ReLU(),
@@ -199,19 +212,35 @@ class CxrEncoder(PreTrainedModel):
             torch.cat([f(x, (2, 3)) for x in (merged, coarse) for f in (torch.mean, torch.amax)], 1)
         )
 
+        presence = answers[..., 0] + glance
+
         centre = torch.stack([centre_x, centre_y, centre_x, centre_y], -1)
         film_features = coarse.mean((2, 3))
         film = self.film_head(torch.cat([film_features, layout], -1))
         reading = FilmReading(
             heat=heat,
-            presence=answers[..., 0] + glance,
+            presence=presence,
             severity=answers[..., 1:4],
+            side=self.side(presence, evidence),
             finding_boxes=centre + answers[..., 4:],
             region_boxes=self.layout_head(layout).unflatten(-1, (-1, 4)) + 0.5,
             projection=film[..., :2],
             exposure=film[..., 2:],
         )
         return reading, F.avg_pool2d(coarse, 2), pooled[..., 64:], film_features
+
+    def side(self, presence: Tensor, evidence: Tensor) -> Tensor:
+        """Logits of left, right and bilateral, [B, P, 3], from presence [B, K] and evidence [B, K, 64].
+
+        Were both sides independent, the log-odds of presence l and r would make them l, r and l + r; what the
+        evidence adds is learnt. Presence is only read here: taught by this too, it came later (mean AUROC of
+        films kept apart after 3 passes: 0.83, else 0.91).
+        """
+        left, right = self.config.pairs
+        alone, beside = self.side_head(F.relu(evidence)).unbind(-1)
+        alone = alone + presence.detach()
+        beside = beside + presence.detach()
+        return torch.stack([alone[:, left], alone[:, right], beside[:, left] + beside[:, right]], -1)
 
     def raw_tokens(self, pixel_values: Tensor) -> Tensor:
         """Tokens before standardisation, without names: [B, T, 128 + 32 + 8]."""
@@ -232,9 +261,14 @@ class CxrEncoder(PreTrainedModel):
 
         none = grid.new_zeros
         n_regions = reading.region_boxes.shape[1]
+        left, right = self.config.pairs
+        sides = none(n, len(self.config.findings), len(SIDES))
+        sides[:, left] = sides[:, right] = reading.side.log_softmax(-1)
         finding_scalars = torch.cat(
-            [reading.presence.unsqueeze(-1), reading.severity, reading.finding_boxes], -1
+            [reading.presence.unsqueeze(-1), reading.severity, reading.finding_boxes, sides], -1
         )
+        # Boxes of regions stand where those of findings do.
+        region_scalars = F.pad(reading.region_boxes, (1 + len(SEVERITIES), 0))
         film_scalars = torch.cat([reading.projection, reading.exposure], -1).unsqueeze(1)
         return torch.cat(
             [
@@ -244,9 +278,7 @@ class CxrEncoder(PreTrainedModel):
                     none(n, GRID * GRID, 0),
                 ),
                 token(finding_features, waves(reading.finding_boxes.clamp(0, 1), 4), finding_scalars),
-                token(
-                    none(n, n_regions, 0), waves(reading.region_boxes.clamp(0, 1), 4), reading.region_boxes
-                ),
+                token(none(n, n_regions, 0), waves(reading.region_boxes.clamp(0, 1), 4), region_scalars),
                 token(film_features.unsqueeze(1), none(n, 1, 0), film_scalars),
             ],
             1,

@@ -195,6 +195,9 @@ def run(job: dict) -> None:
     if not sharded:  # a sharded model may not fit on one device
         model.to(state.device)
     films = [path for some in split.values() for case in some for path in case.images]
+    # Each process begins elsewhere and finds in the cache what the others have read.
+    begin = len(films) * state.process_index // state.num_processes
+    films = films[begin:] + films[:begin]
     cache = Path(job["film_tokens"]) if job.get("film_tokens") else None
     inputs = models.film_inputs(model, processor, films, cache=cache)
     parameters = models.count_parameters(model)

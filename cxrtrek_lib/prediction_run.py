@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -52,6 +53,7 @@ def run(
     max_new_tokens: int,
     work: Path,
     processes: int = 1,
+    pool: ProcessPoolExecutor | None = None,
     blank: bool = False,
     replaced: Mapping[tuple[str, int], str] = predict.NOTHING,
     film_tokens: Path | None = None,
@@ -63,6 +65,7 @@ def run(
     work         folder for unfinished work, which the caller removes; a killed run goes on from it and loses
                  at most the batch that each process is decoding. What another run left there is removed
     processes    share the batches between them, and the cores; on GPUs, give each one of its own
+    pool         these processes, where they wait already (`shared_by`): several runs follow one another
     blank        every film is replaced by one of uniform mid-grey
     film_tokens  folder that keeps what a frozen encoder made of each film (model.film_inputs)
     Raises ValueError or FileNotFoundError, one line, as predict.answer and the readers of checkpoint and
@@ -79,7 +82,7 @@ def run(
     done = n_turns(cases) - sum(n_turns(batch) for batch in missing.values())
     with predict.progress(cases, context, done=done) as bar:
         if processes > 1 and len(missing) > 1:
-            finished = _shared(settings, missing, said, min(processes, len(missing)), bar)
+            finished = _shared(settings, missing, said, pool or min(processes, len(missing)), bar)
         else:
             finished = _alone(settings, missing, said, bar)
         for number, answers in finished:
@@ -165,14 +168,28 @@ def _alone(settings: Settings, missing: dict, said: Mapping, bar) -> Iterator[tu
         yield number, answers
 
 
-def _shared(
-    settings: Settings, missing: dict, said: Mapping, processes: int, bar
-) -> Iterator[tuple[int, list[Answer]]]:
-    """The same, decoded in several processes, as they finish."""
+@contextmanager
+def shared_by(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that share the batches of one run, or of several that follow one another (`run`, pool).
+
+    They take seconds to start, and load a checkpoint once.
+    """
     context = multiprocessing.get_context("spawn")
     started = (context.Value("i", 0), max(1, torch.get_num_threads() // processes))
-    told = False
     with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=started) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _shared(
+    settings: Settings, missing: dict, said: Mapping, pool: ProcessPoolExecutor | int, bar
+) -> Iterator[tuple[int, list[Answer]]]:
+    """The same, decoded in several processes, as they finish; `pool` may be how many are to be started."""
+    told = False
+    with shared_by(pool) if isinstance(pool, int) else nullcontext(pool) as pool:
         jobs = {}
         for number, batch in missing.items():
             names = {case.sample_id for case in batch}
@@ -191,9 +208,6 @@ def _shared(
                 "a process that answers was killed, most likely for want of memory; lower predict.processes "
                 "or predict.batch_cases and run again: finished batches are kept"
             ) from None
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _begin(started, threads: int) -> None:

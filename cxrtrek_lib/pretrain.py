@@ -25,12 +25,13 @@ MUON_RATE = 0.01
 class Truth:
     """What is known of F films: NaN or -1 where nothing is known, so that unknown is never taught as absent.
 
-    presence, severity float/int (F, K); finding_boxes (F, K, 4) and region_boxes (F, R, 4) as fractions of
-    the film; projection, exposure int (F,)
+    presence, severity float/int (F, K); side int (F, P), index into SIDES; finding_boxes (F, K, 4) and
+    region_boxes (F, R, 4) as fractions of the film; projection, exposure int (F,)
     """
 
     presence: Tensor
     severity: Tensor
+    side: Tensor
     finding_boxes: Tensor
     region_boxes: Tensor
     projection: Tensor
@@ -123,9 +124,12 @@ def truth(
         for k, named in channels_of(target, laterality):
             if named:
                 finding_boxes[i, k] = corners
+    left, right = (torch.from_numpy(presence[:, channels]) for channels in config.pairs)
     return Truth(
         presence=torch.from_numpy(presence),
         severity=torch.from_numpy(severity),
+        # Left, right or both of them; -1 where it is on none, and where (NaN) one of them is not known.
+        side=(left + 2 * right - 1).nan_to_num(-1).long(),
         finding_boxes=torch.from_numpy(finding_boxes / 100),
         region_boxes=torch.from_numpy(region_boxes / 100),
         projection=torch.tensor([PROJECTIONS.index(v) for v in films["projection"]]),
@@ -188,6 +192,7 @@ def loss(reading: FilmReading, known: Truth, weight: Tensor) -> dict[str, Tensor
         reading.presence[seen], known.presence[seen], pos_weight=weight.expand_as(seen)[seen]
     )
     graded = known.severity >= 0
+    sided = known.side >= 0
     boxed = present & known.finding_boxes.isfinite().all(-1)
     zero = reading.presence.sum() * 0.0
     parts = {
@@ -196,6 +201,7 @@ def loss(reading: FilmReading, known: Truth, weight: Tensor) -> dict[str, Tensor
         "severity": F.cross_entropy(reading.severity[graded], known.severity[graded])
         if graded.any()
         else zero,
+        "side": F.cross_entropy(reading.side[sided], known.side[sided]) if sided.any() else zero,
         "finding_boxes": (
             F.smooth_l1_loss(reading.finding_boxes[boxed], known.finding_boxes[boxed], beta=0.05)
             if boxed.any()
@@ -217,6 +223,7 @@ WEIGHTS = {
     "heat": 1.0,
     "presence": 1.3,
     "severity": 0.5,
+    "side": 0.1,
     "finding_boxes": 8.0,
     "region_boxes": 8.0,
     "projection": 0.3,

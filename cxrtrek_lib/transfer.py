@@ -227,18 +227,20 @@ def answer(
     # Boxes stand last in a conversation, and the baseline of boxes is another: a blank film is not asked.
     unboxed = qa.filter(pl.col("task").ne_missing("boxes"))
     cases[BLANK] = chat.cases(studies.join(unboxed, on="sample_id", how="semi"), unboxed, folder)
-    return {
-        run: prediction_run.run(
-            paths.MODELS / "trained",
-            asked,
-            context="none" if run == ALONE else "predicted",
-            blank=run == BLANK,
-            work=work / run.replace(" ", "_"),
-            film_tokens=paths.FILM_TOKENS,
-            **how,
-        )
-        for run, asked in cases.items()
-    }
+    with prediction_run.shared_by(how["processes"]) as pool:
+        return {
+            run: prediction_run.run(
+                paths.MODELS / "trained",
+                asked,
+                context="none" if run == ALONE else "predicted",
+                blank=run == BLANK,
+                work=work / run.replace(" ", "_"),
+                film_tokens=paths.FILM_TOKENS,
+                pool=pool,
+                **how,
+            )
+            for run, asked in cases.items()
+        }
 
 
 def kept(answers: dict[str, pl.DataFrame], qa: pl.DataFrame) -> pl.DataFrame:

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from cxrtrek_lib.assembled import assemble_small
-from cxrtrek_lib.encoder import CHANNELS, GEOMETRY, GRID, CxrEncoder, CxrEncoderConfig
+from cxrtrek_lib.encoder import CHANNELS, GEOMETRY, GRID, SCALARS, CxrEncoder, CxrEncoderConfig
 from cxrtrek_lib.look_up import BEGIN, name_image_tokens, start_of
 
 FINDINGS = ["pleural effusion|left", "pleural effusion|right", "cardiomegaly", "nodule|left", "pacemaker"]
@@ -65,7 +65,7 @@ def heard(model, processor) -> torch.Tensor:
         text = text.replace("<image>", "<image>" * tower.config.n_tokens)
         ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
         film = F.pad(
-            torch.zeros(tower.config.n_tokens, CHANNELS + GEOMETRY + 8), (0, tower.config.n_extra + 1)
+            torch.zeros(tower.config.n_tokens, CHANNELS + GEOMETRY + SCALARS), (0, tower.config.n_extra + 1)
         )
         film[:, -tower.config.n_extra - 1 :] = tower.names()
         film = film.unsqueeze(0).requires_grad_()

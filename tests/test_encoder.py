@@ -28,6 +28,7 @@ def discs(n: int, size: int = 64) -> tuple[torch.Tensor, pretrain.Truth]:
     known = pretrain.Truth(
         presence=torch.from_numpy(presence),
         severity=torch.full((n, 3), -1),
+        side=torch.tensor([[(0, 1, -1)[i % 3]] for i in range(n)]),
         finding_boxes=torch.from_numpy(boxes),
         region_boxes=torch.tensor([0.3, 0.4, 0.7, 0.8]).expand(n, 1, 4),
         projection=torch.zeros(n, dtype=torch.long),
@@ -59,12 +60,22 @@ def test_standardised_channels_have_mean_0_and_spread_1_and_conclusions_stand_ou
     films = torch.rand(40, 3, 224, 224) * torch.rand(40, 1, 1, 1) * 2 - 1
     encoder.fit_standardisation([films[:20], films[20:]])
     tokens = encoder(films).last_hidden_state[..., : encoder.token_mean.shape[1]]
-    tokens[..., -8:] /= 5  # presence, grade and box of a token, the last of its channels before the name
-    tokens[..., :-8] /= 0.15  # what the convolutions saw
+    tokens[..., -11:] /= 5  # presence, grade, box and side, the last of a token's channels before its name
+    tokens[..., :-11] /= 0.15  # what the convolutions saw
     varying = encoder.token_scale != 1
     assert varying.float().mean() > 0.5
     assert tokens.mean(0)[varying].abs().max() < 1e-3
     assert (tokens.std(0)[varying] - 1).abs().max() < 1e-2
+
+
+def test_side_by_hand():
+    encoder = CxrEncoder(CONFIG)
+    for part in encoder.side_head.parameters():
+        torch.nn.init.zeros_(part)
+    odds = torch.tensor([[1.0, 3.0, 0.5]])  # of left present, 1 : 1, of right present, 3 : 1
+    chance = encoder.side(odds.log(), torch.zeros(1, 3, 64)).softmax(-1)
+    # Independent: left only 1/2 * 1/4, right only 1/2 * 3/4, both 1/2 * 3/4; none of these 1/8.
+    assert chance[0, 0].tolist() == pytest.approx([1 / 7, 3 / 7, 3 / 7])
 
 
 def test_waves_by_hand():
@@ -84,6 +95,8 @@ def test_pretraining_finds_and_boxes_the_disc():
     truth = known.rows(test)
     right = ((reading.presence[:, :2] > 0) == (truth.presence[:, :2] == 1)).float().mean()
     assert right > 0.9
+    sided = truth.side >= 0
+    assert (reading.side.argmax(-1) == truth.side)[sided].float().mean() > 0.9
     here = truth.presence[:, :2] == 1
     error = (reading.finding_boxes[:, :2][here] - truth.finding_boxes[:, :2][here]).abs().mean()
     assert error < 0.06
@@ -122,14 +135,18 @@ def test_a_killed_pretraining_ends_with_the_same_weights(tmp_path, monkeypatch):
 def test_truth_never_teaches_unknown_as_absent():
     films = pl.DataFrame(
         {
-            "sample_id": ["a", "b"],
-            "image_id": [1, 1],
-            "projection": ["PA", "AP"],
-            "exposure": ["adequate"] * 2,
+            "sample_id": ["a", "b", "c"],
+            "image_id": [1, 1, 1],
+            "projection": ["PA", "AP", "PA"],
+            "exposure": ["adequate"] * 3,
         }
     )
     findings = pl.DataFrame(
-        [("a", 1, "opacity", "present", "left", "mild"), ("b", 1, "cardiomegaly", "absent", None, None)],
+        [
+            ("a", 1, "opacity", "present", "left", "mild"),
+            ("b", 1, "cardiomegaly", "absent", None, None),
+            ("c", 1, "opacity", "present", "bilateral", None),
+        ],
         schema=["sample_id", "image_id", "finding", "status", "laterality", "severity"],
         orient="row",
     )
@@ -144,10 +161,11 @@ def test_truth_never_teaches_unknown_as_absent():
     known = pretrain.truth(films, findings, boxes, CONFIG)
     assert known.presence[0].tolist()[:2] == [1.0, 0.0] and known.presence[0, 2].isnan()
     assert known.presence[1, :2].isnan().all() and known.presence[1, 2] == 0.0
-    assert known.severity.tolist() == [[0, -1, -1], [-1, -1, -1]]
+    assert known.severity.tolist() == [[0, -1, -1], [-1, -1, -1], [-1, -1, -1]]
+    assert known.side.tolist() == [[0], [-1], [2]]
     assert known.finding_boxes[0, 0].tolist() == pytest.approx([0.5, 0.2, 0.7, 0.4])
     assert known.region_boxes[0, 0].tolist() == pytest.approx([0.3, 0.4, 0.7, 0.8])
-    assert known.projection.tolist() == [0, 1]
+    assert known.projection.tolist() == [0, 1, 0]
 
 
 def test_shift_moves_boxes_with_the_film():
