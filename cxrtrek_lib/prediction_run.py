@@ -138,9 +138,9 @@ def _read(file: Path, n: int) -> list[Answer]:
     return found
 
 
-def _load(settings: Settings) -> tuple:
+def _load(checkpoint: Path, trust_remote_code: bool) -> tuple:
     """(model, processor, renderer), once they are wanted."""
-    model, processor = models.load(settings.checkpoint, trust_remote_code=settings.trust_remote_code)
+    model, processor = models.load(checkpoint, trust_remote_code=trust_remote_code)
     return model, processor, models.renderer(model, processor)
 
 
@@ -158,7 +158,7 @@ def _alone(settings: Settings, missing: dict, said: Mapping, bar) -> Iterator[tu
     """(number, answers) of each missing batch, decoded in this process."""
     if not missing:
         return
-    loaded = _load(settings)
+    loaded = _load(settings.checkpoint, settings.trust_remote_code)
     predict.tell_uncached(decode.uncached(loaded[0]))
     for number, batch in missing.items():
         answers = []
@@ -227,12 +227,12 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-_loaded = lru_cache(maxsize=1)(_load)  # once per process of a pool, not once per batch
+_loaded = lru_cache(maxsize=1)(_load)  # once per process of a pool, not once per batch or run
 
 
 def _decode_there(
     settings: Settings, batch: Sequence[Case], said: Mapping
 ) -> tuple[list[Answer], str | None]:
     """(answers to one batch, why the history is read anew for each or None), in a process of a pool."""
-    loaded = _loaded(settings)
+    loaded = _loaded(settings.checkpoint, settings.trust_remote_code)
     return list(_decode(loaded, settings, batch, said)), decode.uncached(loaded[0])
