@@ -34,6 +34,8 @@ NAME = (CHANNELS + GEOMETRY + SCALARS) ** 0.5
 # What the encoder concludes (presence, grade, box) stands out against the 128 features it saw, or a small
 # decoder learns from the noise of the features first.
 CONCLUSION, FEATURE = 5.0, 0.15
+# What is rare is far above its mean when it is there: a side must not drown the token's name.
+RARE = 0.4
 PROJECTIONS = ("PA", "AP")
 
 
@@ -262,13 +264,14 @@ class CxrEncoder(PreTrainedModel):
         none = grid.new_zeros
         n_regions = reading.region_boxes.shape[1]
         left, right = self.config.pairs
+        absent = (-reading.presence).sigmoid()
+        present = 1 - absent[:, left] * absent[:, right]
+        # Chances, all 0 where it is absent: what logits say of the side of something absent is noise.
         sides = none(n, len(self.config.findings), len(SIDES))
-        sides[:, left] = sides[:, right] = reading.side.log_softmax(-1)
+        sides[:, left] = sides[:, right] = reading.side.softmax(-1) * present.unsqueeze(-1)
         finding_scalars = torch.cat(
             [reading.presence.unsqueeze(-1), reading.severity, reading.finding_boxes, sides], -1
         )
-        # Boxes of regions stand where those of findings do.
-        region_scalars = F.pad(reading.region_boxes, (1 + len(SEVERITIES), 0))
         film_scalars = torch.cat([reading.projection, reading.exposure], -1).unsqueeze(1)
         return torch.cat(
             [
@@ -278,7 +281,9 @@ class CxrEncoder(PreTrainedModel):
                     none(n, GRID * GRID, 0),
                 ),
                 token(finding_features, waves(reading.finding_boxes.clamp(0, 1), 4), finding_scalars),
-                token(none(n, n_regions, 0), waves(reading.region_boxes.clamp(0, 1), 4), region_scalars),
+                token(
+                    none(n, n_regions, 0), waves(reading.region_boxes.clamp(0, 1), 4), reading.region_boxes
+                ),
                 token(film_features.unsqueeze(1), none(n, 1, 0), film_scalars),
             ],
             1,
@@ -308,6 +313,7 @@ class CxrEncoder(PreTrainedModel):
             return BaseModelOutput(last_hidden_state=pixel_values, hidden_states=(pixel_values,))
         tokens = (self.raw_tokens(pixel_values) - self.token_mean) / self.token_scale
         tokens[..., -SCALARS:] *= CONCLUSION
+        tokens[..., -len(SIDES) :] *= RARE
         tokens[..., :-SCALARS] *= FEATURE
         names = self.names().to(tokens)
         tokens = torch.cat([tokens, names.expand(len(tokens), -1, -1)], -1)

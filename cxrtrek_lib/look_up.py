@@ -16,7 +16,6 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from cxrtrek_lib.encoder import CONCLUSION, FEATURE, GRID, SCALARS
-from cxrtrek_lib.tables import SEVERITIES, SIDES
 
 BEGIN = "<|begin|>"  # the first token of every conversation
 SKETCHES = 64  # random tokens per name from which the projector's start is solved
@@ -27,7 +26,6 @@ NEAR = 2.0  # sharpness of attending to the last words only
 COPY = 0.4  # twice this step: of what is attended to, 0.16 is passed on
 # Cosines of these frequencies (radians a token) agree over the 20 words of a question and differ over a film.
 SLOW, FAST = 0.005, 0.1
-SEVERITY, SIDE = slice(1, 4), slice(8, 11)  # of what a token concludes (encoder.raw_tokens)
 THETA = 1e7  # of rotary positions: over half of the channels then hardly turn over a film and its question
 
 
@@ -67,8 +65,8 @@ def name_image_tokens(model: LlavaForConditionalGeneration, tokenizer, *, start:
     """Start the projector so that the image token of a finding or region resembles the words of its name.
 
     start  of the small decoder (`attend_to_names`). Beside the name, which leaves out the side, then stand
-           the token's conclusions in the directions of the words that tell them: presence from "No" to "Yes",
-           grade and side. None: names as the words have them, only
+           the token's conclusions, a finding's presence in the direction from "No" to "Yes". None: names as
+           the words have them, only
     The second layer of the projector is the ridge solution for tokens whose features are noise of mean 0 and
     the spread that standardised features have.
     """
@@ -96,9 +94,6 @@ def name_image_tokens(model: LlavaForConditionalGeneration, tokenizer, *, start:
     if start is not None:
         directions = torch.randn(SCALARS, named.shape[1])
         directions[0] = word(embedding, tokenizer, "Yes") - word(embedding, tokenizer, "No")
-        for places, words in ((SEVERITY, SEVERITIES), (SIDE, SIDES)):
-            told = torch.stack([word(embedding, tokenizer, text) for text in words])
-            directions[places] = told - told.mean(0)
         directions[:, start.still] = 0.0
         directions *= CONCLUDES * length / CONCLUSION / directions.norm(dim=1, keepdim=True)
         target = target + tokens[..., :-n_names][..., -SCALARS:] @ directions
