@@ -21,7 +21,7 @@ NO_EFFECT = {
     "train.checkpoint_minutes", "train.processes", "train.accelerate_config", "train.accumulation",
     "train.gradient_checkpointing",
 }  # fmt: skip
-IN_GIT = ("cxrtrek_lib", "notebooks", "requirements-data.txt", "params.yaml", "reports/real_films")
+IN_GIT = ("cxrtrek_lib", "notebooks", "requirements-data.txt", "params.yaml")
 MODES = ["predicted", "gold", "none", "shuffled", "blank_image", "swapped_image", "untuned"]
 
 
