@@ -223,7 +223,9 @@ def measure_findings(asked: argparse.Namespace) -> None:
     print(f"{asked.train} + {asked.test} films in {time.perf_counter() - start:.0f} s")
     start, cpu = time.perf_counter(), time.process_time()
     key = f"{render.code_version()}-{asked.train}-{asked.epochs}"
-    encoder, curve = pretrain.encoder_for(*train, epochs=asked.epochs, seed=0, work=asked.folder, key=key)
+    encoder, curve = pretrain.encoder_for(
+        *train, epochs=asked.epochs, precision="fp32", seed=0, work=asked.folder, key=key
+    )
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     print(f"encoder: {asked.epochs} epochs in {wall:.0f} s ({cpu:.0f} CPU-s), loss {curve[-1]['loss']:.3f}")
 

@@ -31,8 +31,8 @@ GEOMETRY = 32
 SCALARS = 1 + len(SEVERITIES) + 4 + len(SIDES)
 # One name against 168 channels of spread 1: at this size it is half of what tells two tokens apart.
 NAME = (CHANNELS + GEOMETRY + SCALARS) ** 0.5
-# What the encoder concludes (presence, grade, box) stands out against the 128 features it saw, or a small
-# decoder learns from the noise of the features first.
+# What the encoder concludes (presence, grade, box, side) stands out against the 128 features it saw, or a
+# small decoder learns from the noise of the features first.
 CONCLUSION, FEATURE = 5.0, 0.15
 # What is rare is far above its mean when it is there: a side must not drown the token's name.
 RARE = 0.4
@@ -94,6 +94,10 @@ class FilmReading:
     region_boxes: Tensor
     projection: Tensor
     exposure: Tensor
+
+    def float(self) -> "FilmReading":
+        """The same in fp32."""
+        return FilmReading(**{name: value.float() for name, value in vars(self).items()})
 
 
 def conv(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
@@ -215,7 +219,6 @@ class CxrEncoder(PreTrainedModel):
         )
 
         presence = answers[..., 0] + glance
-
         centre = torch.stack([centre_x, centre_y, centre_x, centre_y], -1)
         film_features = coarse.mean((2, 3))
         film = self.film_head(torch.cat([film_features, layout], -1))
@@ -239,13 +242,12 @@ class CxrEncoder(PreTrainedModel):
         films kept apart after 3 passes: 0.83, else 0.91).
         """
         left, right = self.config.pairs
-        alone, beside = self.side_head(F.relu(evidence)).unbind(-1)
-        alone = alone + presence.detach()
-        beside = beside + presence.detach()
+        scores = self.side_head(F.relu(evidence)) + presence.detach().unsqueeze(-1)
+        alone, beside = scores.unbind(-1)
         return torch.stack([alone[:, left], alone[:, right], beside[:, left] + beside[:, right]], -1)
 
     def raw_tokens(self, pixel_values: Tensor) -> Tensor:
-        """Tokens before standardisation, without names: [B, T, 128 + 32 + 8]."""
+        """Tokens before standardisation, without names: [B, T, 128 + 32 + 11]."""
         reading, grid, finding_features, film_features = self.read(pixel_values)
         n, device, dtype = pixel_values.shape[0], grid.device, grid.dtype
         axis = (torch.arange(GRID, device=device, dtype=dtype) + 0.5) / GRID

@@ -157,7 +157,7 @@ def network(job: dict, settings: train_settings.Settings, *, sharded: bool):
     kind = train_settings.precision(settings.precision, device)
     frozen = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[kind]
     # Sharding wants weights of one type; weights that are tuned are kept in fp32 (see train.fit).
-    whole = job["lora_rank"] is None or sharded
+    whole = job["lora_rank"] is None or sharded or device == "cpu"
     trust = job.get("trust_remote_code", False)
     model, processor = models.load(
         job["start"], trust_remote_code=trust, dtype=torch.float32 if whole else frozen

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -80,9 +80,10 @@ def run(
     if len(missing) < len(asked):
         print(f"{len(asked) - len(missing)} of {len(asked)} batches are kept from an interrupted run")
     done = n_turns(cases) - sum(n_turns(batch) for batch in missing.values())
-    with predict.progress(cases, context, done=done) as bar:
+    with predict.progress(cases, context, done=done) as bar, ExitStack() as own:
         if processes > 1 and len(missing) > 1:
-            finished = _shared(settings, missing, said, pool or min(processes, len(missing)), bar)
+            pool = pool or own.enter_context(shared_by(min(processes, len(missing))))
+            finished = _shared(settings, missing, said, pool, bar)
         else:
             finished = _alone(settings, missing, said, bar)
         for number, answers in finished:
@@ -185,29 +186,28 @@ def shared_by(processes: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _shared(
-    settings: Settings, missing: dict, said: Mapping, pool: ProcessPoolExecutor | int, bar
+    settings: Settings, missing: dict, said: Mapping, pool: ProcessPoolExecutor, bar
 ) -> Iterator[tuple[int, list[Answer]]]:
-    """The same, decoded in several processes, as they finish; `pool` may be how many are to be started."""
+    """The same, decoded in several processes, as they finish."""
     told = False
-    with shared_by(pool) if isinstance(pool, int) else nullcontext(pool) as pool:
-        jobs = {}
-        for number, batch in missing.items():
-            names = {case.sample_id for case in batch}
-            own = {question: text for question, text in said.items() if question[0] in names}
-            jobs[pool.submit(_decode_there, settings, batch, own)] = number
-        try:
-            for job in as_completed(jobs):
-                answers, reason = job.result()
-                if not told:
-                    predict.tell_uncached(reason)
-                    told = True
-                bar.update(len(answers))
-                yield jobs[job], answers
-        except BrokenProcessPool:
-            raise RuntimeError(
-                "a process that answers was killed, most likely for want of memory; lower predict.processes "
-                "or predict.batch_cases and run again: finished batches are kept"
-            ) from None
+    jobs = {}
+    for number, batch in missing.items():
+        names = {case.sample_id for case in batch}
+        own = {question: text for question, text in said.items() if question[0] in names}
+        jobs[pool.submit(_decode_there, settings, batch, own)] = number
+    try:
+        for job in as_completed(jobs):
+            answers, reason = job.result()
+            if not told:
+                predict.tell_uncached(reason)
+                told = True
+            bar.update(len(answers))
+            yield jobs[job], answers
+    except BrokenProcessPool:
+        raise RuntimeError(
+            "a process that answers was killed, most likely for want of memory; lower predict.processes "
+            "or predict.batch_cases and run again: finished batches are kept"
+        ) from None
 
 
 def _begin(started, threads: int) -> None:

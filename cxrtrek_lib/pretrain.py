@@ -1,5 +1,6 @@
 """Pretrain the image encoder on scene truth: heat maps, presence, severity, boxes, projection, exposure."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ HEAT = 28
 # Of convolutions; AdamW has the rest. Same films, 4 passes: mean AUROC 0.84 with Muon, 0.75 without. Of films
 # kept apart, 3 passes: 0.891 at this rate, 0.882 at twice, 0.832 at six times.
 MUON_RATE = 0.01
+STANDARD = 1000  # films, at most, that tell mean and spread of the tokens
 
 
 @dataclass
@@ -255,12 +257,14 @@ def fit(
     epochs: int,
     batch: int = 8,
     learning_rate: float = 2e-3,
+    precision: str = "fp32",
     seed: int,
     checkpoint: Path | None = None,
     key: str = "",
 ) -> list[dict]:
     """Train the encoder in place on films uint8 [F, 1, S, S]; returns one row of mean losses per epoch.
 
+    precision        fp32 or bf16, of convolutions and matrix products; the loss is fp32
     checkpoint, key  file that keeps the state after each epoch; a state of the same key there is taken up
     Deterministic for a seed and a thread count, with or without an interruption. Raises FloatingPointError
     when the loss is not a number.
@@ -302,8 +306,9 @@ def fit(
             dx, dy = torch.randint(-12, 13, (2,), generator=generator).tolist()
             moved, rows = shift(films[index], known.rows(index), dx, dy)
             pixels = as_pixels(moved).contiguous(memory_format=torch.channels_last)
-            reading, *_ = encoder.read(pixels)
-            parts = loss(reading, rows, weights)
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                reading, *_ = encoder.read(pixels)
+            parts = loss(reading.float(), rows, weights)
             total = sum(WEIGHTS[name] * value for name, value in parts.items())
             if not total.isfinite():
                 raise FloatingPointError(
@@ -329,18 +334,26 @@ def fit(
     return curve
 
 
+def fingerprint(how: dict, folder: Path, films: pl.DataFrame) -> str:
+    """What an encoder depends on: how it is trained, the cohort's tables, its films (`path`), code."""
+    code = [inspect.getfile(CxrEncoder), *(module.__file__ for module in (images, muon, resume, tables))]
+    return resume.fingerprint(how, [*sorted(folder.glob("*.parquet")), *films["path"], __file__, *code])
+
+
 def encoder_for(
     films: pl.DataFrame,
     findings: pl.DataFrame,
     boxes: pl.DataFrame,
     *,
     epochs: int,
+    precision: str,
     seed: int,
     work: Path,
     key: str,
 ) -> tuple[CxrEncoder, list[dict]]:
     """A frozen encoder for these films and its learning curve; tables as in `truth`, films with `path` too.
 
+    precision  fp32 or bf16, see `fit`
     work, key  what an interrupted run with the same key (`resume.fingerprint`) left in `work` is taken up:
                the state after its last whole epoch, or the finished encoder
     """
@@ -354,8 +367,11 @@ def encoder_for(
     pixels = load_films(films["path"].to_list(), encoder.config.image_size)
     known = truth(films, findings, boxes, encoder.config)
     epoch = work / "encoder_epoch.pt"
-    curve = fit(encoder, pixels, known, epochs=epochs, seed=seed, checkpoint=epoch, key=key)
-    encoder.fit_standardisation(as_pixels(part) for part in pixels.split(64))
+    curve = fit(
+        encoder, pixels, known, epochs=epochs, precision=precision, seed=seed, checkpoint=epoch, key=key
+    )
+    some = pixels[:: -(-len(pixels) // STANDARD)]
+    encoder.fit_standardisation(as_pixels(part) for part in some.split(64))
     resume.write({"weights": encoder.state_dict(), "curve": curve}, work / "encoder.pt", key)
     epoch.unlink()
     return encoder, curve

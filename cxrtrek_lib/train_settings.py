@@ -15,7 +15,7 @@ SMALL_WIDTH = 256  # of a decoder whose matrices are too small to be shared betw
 class Settings:
     """The `train` group of params.yaml, but for the two keys that the launcher reads."""
 
-    short_epochs: int
+    short_epochs: float
     epochs: int
     patience: int | None
     batch_cases: int
@@ -33,18 +33,22 @@ class Settings:
 
 
 def precision(asked: str, device: str) -> str:
-    """bf16, fp16 or fp32 for a type of device ("cpu", "cuda", "mps"). Raises ValueError for a bad choice."""
-    if device != "cuda":
-        if asked in ("bf16", "fp16"):
-            raise ValueError(
-                f"train.precision: {asked} needs a GPU, this is a {device} (bf16 was 80 times slower there); "
-                "write auto or fp32"
-            )
-        return "fp32"
-    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    if asked == "bf16" and not has_bf16:
-        raise ValueError("train.precision: this GPU has no bf16; write fp16")
-    return asked if asked != "auto" else ("bf16" if has_bf16 else "fp16")
+    """bf16, fp16 or fp32 for a type of device ("cpu", "cuda", "mps"). Raises ValueError for a bad choice.
+
+    A processor without instructions for bf16 imitates it, and was 80 times slower.
+    """
+    if device == "cuda":
+        bf16, other = torch.cuda.is_bf16_supported(including_emulation=False), "fp16"
+    else:
+        bf16, other = device == "cpu" and _processor_has_bf16(), "fp32"
+    if asked == "fp16" and device != "cuda" or asked == "bf16" and not bf16:
+        raise ValueError(f"train.precision: this {device} has no {asked}; write auto or {other}")
+    return asked if asked != "auto" else ("bf16" if bf16 else other)
+
+
+def _processor_has_bf16() -> bool:
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def memory_advice(settings: Settings, processes: int) -> str:

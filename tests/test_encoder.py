@@ -103,6 +103,18 @@ def test_pretraining_finds_and_boxes_the_disc():
     assert error < 0.06
 
 
+def test_pretraining_in_bf16_is_that_in_fp32_but_for_its_rounding():
+    films, known = discs(16, 224)
+    loss = {}
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(0)
+        encoder = CxrEncoder(CONFIG)
+        (row,) = pretrain.fit(encoder, films.to(torch.uint8), known, epochs=1, precision=precision, seed=0)
+        loss[precision] = row["loss"]
+        assert {p.dtype for p in encoder.parameters()} == {torch.float32}
+    assert loss["bf16"] == pytest.approx(loss["fp32"], rel=0.02) and loss["bf16"] != loss["fp32"]
+
+
 def test_a_killed_pretraining_ends_with_the_same_weights(tmp_path, monkeypatch):
     films, known = discs(24, 224)
     films = films.to(torch.uint8)

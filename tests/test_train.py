@@ -17,7 +17,7 @@ from tests import by_hugging_face, tiny
 
 SETTINGS = Settings(
     short_epochs=0, epochs=3, patience=None, batch_cases=2, accumulation=1, gradient_checkpointing=False,
-    precision="auto",
+    precision="fp32",
     loss_per="answer", questions_per_case=3, learning_rate=3e-3, muon_rate=0.01, warmup_steps=1,
     alone_share=0.4, shuffled_share=0.3, checkpoint_minutes=1e-9,
 )  # fmt: skip
@@ -254,14 +254,20 @@ def test_validation_loss_overall_by_stage_and_by_format(batch_cases):
 
 
 def test_what_a_device_can_compute_in(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
     assert [precision(asked, "cpu") for asked in ("auto", "fp32")] == ["fp32", "fp32"]
-    for asked in ("bf16", "fp16"):
-        with pytest.raises(ValueError, match=f"train.precision: {asked} needs a GPU.*write auto or fp32"):
-            precision(asked, "cpu")
+    for device in ("cpu", "mps"):
+        for asked in ("bf16", "fp16"):
+            told = f"train.precision: this {device} has no {asked}; write auto or fp32"
+            with pytest.raises(ValueError, match=told):
+                precision(asked, device)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": True})
+    found = [precision(asked, "cpu") for asked in ("auto", "bf16", "fp32")]
+    assert found == ["bf16", "bf16", "fp32"] and precision("auto", "mps") == "fp32"
     for has_bf16, best in ((True, "bf16"), (False, "fp16")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has_bf16, **_: has)
         assert precision("auto", "cuda") == best
-    with pytest.raises(ValueError, match="write fp16"):
+    with pytest.raises(ValueError, match="this cuda has no bf16; write auto or fp16"):
         precision("bf16", "cuda")
 
 
