@@ -40,13 +40,14 @@ class Start(NamedTuple):
     still  bool [D]: channels that rotary positions hardly turn; names stand there, conclusions elsewhere
     side   bool [D]: the second half of the heads. The first finds what is on the left, this what is on the
            right: in one head, a word would see only that of a finding's two tokens which it matches better
-    heard  one of the other channels, kept for the side that words name: left is positive, right negative
+    heard  one of the other channels, kept for the side that words name: left is positive, right negative.
+           None in a decoder of fewer than three layers, which does without
     """
 
     turn: Tensor
     still: Tensor
     side: Tensor
-    heard: int
+    heard: int | None
 
 
 def start_of(model: LlavaForConditionalGeneration) -> Start:
@@ -54,11 +55,12 @@ def start_of(model: LlavaForConditionalGeneration) -> Start:
     config = model.config.text_config
     size, heads = config.hidden_size, config.num_attention_heads
     still = frequencies(size // heads) < SLOW
+    sided = config.num_hidden_layers > 2
     return Start(
         turn=torch.linalg.qr(torch.randn(size, size))[0],
         still=still.repeat(heads),
         side=torch.arange(heads).repeat_interleave(size // heads) >= heads / 2,
-        heard=int((~still.repeat(heads)).nonzero()[-1]),
+        heard=int((~still.repeat(heads)).nonzero()[-1]) if sided else None,
     )
 
 
@@ -102,7 +104,8 @@ def name_image_tokens(model: LlavaForConditionalGeneration, tokenizer, *, start:
         directions = torch.randn(SCALARS, named.shape[1])
         directions[0] = word(embedding, tokenizer, "Yes") - word(embedding, tokenizer, "No")
         directions[:, start.still] = 0.0
-        directions[:, start.heard] = 0.0
+        if start.heard is not None:
+            directions[:, start.heard] = 0.0
         directions *= CONCLUDES * length / CONCLUSION / directions.norm(dim=1, keepdim=True)
         target = target + tokens[..., :-n_names][..., -SCALARS:] @ directions
     hidden = projector.act(projector.linear_1(tokens)).flatten(0, 1)
@@ -162,8 +165,7 @@ def attend_to_names(model: LlavaForConditionalGeneration, tokenizer, start: Star
     first step, one of one layer no third either.
     """
     layers = list(model.model.language_model.layers)
-    sided = len(layers) > 2
-    if sided:
+    if start.heard is not None:
         hear_sides(layers.pop(0), start)
     first, *later = layers
     size, head_dim = len(start.turn), first.self_attn.head_dim
@@ -175,7 +177,7 @@ def attend_to_names(model: LlavaForConditionalGeneration, tokenizer, start: Star
     begin = (begin / begin.norm() * start.still).view(-1, head_dim)
     scale = begin.square().sum(1, keepdim=True) * MATCH * (size / head_dim) ** 0.5
     first.self_attn.q_proj.bias.copy_((ELSE * begin / scale).flatten())
-    if sided:
+    if start.heard is not None:
         found = torch.where(start.side, GATE, -GATE)
         first.self_attn.q_proj.weight[:, start.heard] = found * first.self_attn.q_proj.bias
         first.self_attn.k_proj.weight[:, start.heard] = 0.0
@@ -190,6 +192,7 @@ def attend_to_names(model: LlavaForConditionalGeneration, tokenizer, start: Star
 def prepare(model: LlavaForConditionalGeneration, tokenizer) -> None:
     """All of it, for a decoder that starts from random weights."""
     found = start_of(model)
-    mark_sides(model, tokenizer, found)
+    if found.heard is not None:
+        mark_sides(model, tokenizer, found)
     name_image_tokens(model, tokenizer, start=found)
     attend_to_names(model, tokenizer, found)
