@@ -31,7 +31,7 @@ from cxrtrek_lib import model as models
 from cxrtrek_lib.baselines import majority_predictions
 from cxrtrek_lib.grounding_scores import MEASURES
 from cxrtrek_lib.readme import table
-from cxrtrek_lib.train_settings import precision
+from cxrtrek_lib.train_settings import processor_precision
 
 CONTEXTS = ("predicted", "none")
 
@@ -45,7 +45,7 @@ def trained(seed: int, settings: params.Params, words: list[str], work: Path) ->
     table, findings, boxes = pretrain.films(films)
     tower, _ = pretrain.encoder_for(
         table.filter(split="train"), findings, boxes,
-        epochs=model["encoder_epochs"], precision=precision(settings.train.precision, "cpu"),
+        epochs=model["encoder_epochs"], precision=processor_precision(settings.train.precision),
         seed=seed, work=work, key=f"seed {seed}",
     )  # fmt: skip
     models.save(*models.assemble(model["checkpoint"], tower, words, model, seed=seed), work / "start")

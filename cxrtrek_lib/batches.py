@@ -5,7 +5,6 @@ Cases are laid out in five ways: `presence` (is a finding there?), `short` (that
 and `ordered` (the stages as they are) are conversations. All give the same loss per answer.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -197,7 +196,7 @@ def joined(films: Sequence[Film]) -> dict[str, Tensor]:
 def plan(
     cases: Sequence[Case],
     *,
-    short_epochs: float,
+    short_epochs: int,
     epochs: int,
     batch_cases: int,
     alone_share: float,
@@ -206,15 +205,14 @@ def plan(
 ) -> list[tuple[int, str, list[int]]]:
     """Every batch of a training run: (epoch, layout, case indices). A function of its arguments alone.
 
-    The first `short_epochs`, of which the last may be a part, are `presence`, up to PRESENCE_SHARE of them,
-    then `short`; `epochs` with the other layouts follow.
+    The first `short_epochs` are `presence`, up to PRESENCE_SHARE of them, then `short`; `epochs` with the
+    other layouts follow.
     """
     batches = []
     size = [
         sum(len(t.question) + len(t.answer) for t in case.turns) + 2000 * len(case.images) for case in cases
     ]
-    first = math.ceil(short_epochs)
-    for epoch in range(first + epochs):
+    for epoch in range(short_epochs + epochs):
         order = draws.shuffle(seed, "cases", f"epoch/{epoch}", range(len(cases)))
         pools = [order[i : i + 16 * batch_cases] for i in range(0, len(order), 16 * batch_cases)]
         # Cases of like length share a batch (less padding); batches of one pool are shuffled again.
@@ -222,10 +220,9 @@ def plan(
         chunks = [
             pool[i : i + batch_cases] for pool in sorted_pools for i in range(0, len(pool), batch_cases)
         ]
-        taken = len(chunks) if epoch >= first else round(min(1, short_epochs - epoch) * len(chunks))
-        for n, chunk in enumerate(draws.shuffle(seed, "batches", f"epoch/{epoch}", chunks)[:taken]):
+        for n, chunk in enumerate(draws.shuffle(seed, "batches", f"epoch/{epoch}", chunks)):
             share = draws.uniform(seed, "layout", f"{epoch}/{n}")
-            if epoch < first:
+            if epoch < short_epochs:
                 behind = (epoch + n / len(chunks)) / short_epochs
                 layout = "presence" if behind < PRESENCE_SHARE else "short"
             elif share < alone_share:

@@ -23,10 +23,6 @@ CONCLUDES = 0.7  # length of what a token concludes, beside its name of length 1
 MATCH = 2.0  # sharpness of matching words with names
 ELSE = 10.0  # score of the first token: a word that matches no name better looks there
 NEAR = 2.0  # sharpness of attending to the last words only
-HEAR = 3.0  # the same, for the layer that hears which side was named
-SIDED = 0.3  # of "left" in the channel of sides, -0.3 of "right"; a word is 0.9 long
-SPOKEN = 2.5  # how much louder a side is beside the words it was heard with
-GATE = 0.15  # what a side that was heard adds to or takes from ELSE, per unit
 COPY = 0.4  # twice this step: of what is attended to, 0.16 is passed on
 # Cosines of these frequencies (radians a token) agree over the 20 words of a question and differ over a film.
 SLOW, FAST = 0.005, 0.1
@@ -40,14 +36,11 @@ class Start(NamedTuple):
     still  bool [D]: channels that rotary positions hardly turn; names stand there, conclusions elsewhere
     side   bool [D]: the second half of the heads. The first finds what is on the left, this what is on the
            right: in one head, a word would see only that of a finding's two tokens which it matches better
-    heard  one of the other channels, kept for the side that words name: left is positive, right negative.
-           None in a decoder of fewer than three layers, which does without
     """
 
     turn: Tensor
     still: Tensor
     side: Tensor
-    heard: int | None
 
 
 def start_of(model: LlavaForConditionalGeneration) -> Start:
@@ -55,12 +48,10 @@ def start_of(model: LlavaForConditionalGeneration) -> Start:
     config = model.config.text_config
     size, heads = config.hidden_size, config.num_attention_heads
     still = frequencies(size // heads) < SLOW
-    sided = config.num_hidden_layers > 2
     return Start(
         turn=torch.linalg.qr(torch.randn(size, size))[0],
         still=still.repeat(heads),
         side=torch.arange(heads).repeat_interleave(size // heads) >= heads / 2,
-        heard=int((~still.repeat(heads)).nonzero()[-1]) if sided else None,
     )
 
 
@@ -104,8 +95,6 @@ def name_image_tokens(model: LlavaForConditionalGeneration, tokenizer, *, start:
         directions = torch.randn(SCALARS, named.shape[1])
         directions[0] = word(embedding, tokenizer, "Yes") - word(embedding, tokenizer, "No")
         directions[:, start.still] = 0.0
-        if start.heard is not None:
-            directions[:, start.heard] = 0.0
         directions *= CONCLUDES * length / CONCLUSION / directions.norm(dim=1, keepdim=True)
         target = target + tokens[..., :-n_names][..., -SCALARS:] @ directions
     hidden = projector.act(projector.linear_1(tokens)).flatten(0, 1)
@@ -122,52 +111,14 @@ def word(embedding: Tensor, tokenizer, text: str) -> Tensor:
 
 
 @torch.no_grad()
-def mark_sides(model: LlavaForConditionalGeneration, tokenizer, start: Start) -> None:
-    """Let "left" and "right", and no other word, speak in the channel of sides."""
-    embedding = model.get_input_embeddings().weight
-    embedding[:, start.heard] = 0.0
-    for side, sign in (("left", SIDED), ("right", -SIDED)):
-        for text in (side, f" {side}", side.capitalize(), f" {side.capitalize()}"):
-            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-            if len(ids) == 1:
-                embedding[ids[0], start.heard] = sign
-
-
-def nearness(head_dim: int, sharpness: float) -> Tensor:
-    """Biases of a head's queries and keys that attend by distance alone, turned by rotary positions."""
-    turning = frequencies(head_dim)
-    first_half = torch.arange(head_dim) < head_dim // 2
-    return sharpness * ((turning > SLOW) & (turning < FAST) & first_half)
-
-
-@torch.no_grad()
-def hear_sides(layer, start: Start) -> None:
-    """Start a layer to tell every token which side the last words named, in the channel of sides."""
-    attention = layer.self_attn
-    for projection in (attention.q_proj, attention.k_proj):
-        projection.weight.mul_(0.3)
-        near = nearness(attention.head_dim, HEAR)
-        projection.bias.copy_(near.repeat(len(start.still) // len(near)))
-    for projection in (attention.v_proj, attention.o_proj):
-        projection.weight.mul_(0.3)[start.heard] = 0.0
-        projection.weight[start.heard, start.heard] = SPOKEN**0.5
-    layer.mlp.down_proj.weight[start.heard] = 0.0
-
-
-@torch.no_grad()
 def attend_to_names(model: LlavaForConditionalGeneration, tokenizer, start: Start) -> None:
-    """Start the first three layers of a small Llama decoder (with biases of attention) as a look-up.
+    """Start the first two layers of a small Llama decoder (with biases of attention) as a look-up.
 
-    In the first, a token hears which side was named just before it. In the second, a word attends to image
-    tokens whose name, turned, it resembles, or else to the first token of all; the half that finds what is on
-    the left looks there too when the right was named, and the other way round. In the third, a token attends
-    to the words just before it. The last two pass on what they attend to. A decoder of two layers has no
-    first step, one of one layer no third either.
+    In the first layer a word attends to image tokens whose name, turned, it resembles, or else to the first
+    token of all; in the second, a token attends to the words just before it. Both pass on what they attend
+    to. A decoder of one layer gets the first step only.
     """
-    layers = list(model.model.language_model.layers)
-    if start.heard is not None:
-        hear_sides(layers.pop(0), start)
-    first, *later = layers
+    first, *later = model.model.language_model.layers
     size, head_dim = len(start.turn), first.self_attn.head_dim
     one = torch.eye(size)
     first.self_attn.q_proj.weight.mul_(0.3).add_(MATCH * start.turn.T * start.still[:, None])
@@ -177,22 +128,19 @@ def attend_to_names(model: LlavaForConditionalGeneration, tokenizer, start: Star
     begin = (begin / begin.norm() * start.still).view(-1, head_dim)
     scale = begin.square().sum(1, keepdim=True) * MATCH * (size / head_dim) ** 0.5
     first.self_attn.q_proj.bias.copy_((ELSE * begin / scale).flatten())
-    if start.heard is not None:
-        found = torch.where(start.side, GATE, -GATE)
-        first.self_attn.q_proj.weight[:, start.heard] = found * first.self_attn.q_proj.bias
-        first.self_attn.k_proj.weight[:, start.heard] = 0.0
     for layer in (first, *later[:1]):
         layer.self_attn.v_proj.weight.mul_(0.3).add_(COPY * one)
         layer.self_attn.o_proj.weight.mul_(0.3).add_(COPY * one)
     for layer in later[:1]:
-        for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
-            projection.bias.copy_(nearness(head_dim, NEAR).repeat(size // head_dim))
+        # A constant in queries and keys, turned by rotary positions, attends by distance alone.
+        turning = frequencies(head_dim)
+        near = NEAR * ((turning > SLOW) & (turning < FAST)) * (torch.arange(head_dim) < head_dim // 2)
+        layer.self_attn.q_proj.bias.copy_(near.repeat(size // head_dim))
+        layer.self_attn.k_proj.bias.copy_(near.repeat(size // head_dim))
 
 
 def prepare(model: LlavaForConditionalGeneration, tokenizer) -> None:
-    """All of it, for a decoder that starts from random weights."""
+    """Both, for a decoder that starts from random weights."""
     found = start_of(model)
-    if found.heard is not None:
-        mark_sides(model, tokenizer, found)
     name_image_tokens(model, tokenizer, start=found)
     attend_to_names(model, tokenizer, found)

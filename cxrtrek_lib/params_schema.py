@@ -177,7 +177,7 @@ class Model(Group):
 class Train(Group):
     """How projector and language model are fine-tuned."""
 
-    short_epochs: float = Field(
+    short_epochs: int = Field(
         ge=0,
         le=1000,
         description="first passes, over what is answered in a word: is a finding there, and single choices",
@@ -196,7 +196,7 @@ class Train(Group):
         description="true computes activations twice instead of keeping them: less memory, slower"
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        description="auto = bf16 where GPU or processor have it; else fp16 on a GPU, fp32 on a CPU"
+        description="auto = bf16 or fp16, whichever the GPU has, and fp32 on a CPU"
     )
     loss_per: Literal["answer", "root", "token"] = Field(description="what weighs the same in the loss")
     questions_per_case: int | None = Field(

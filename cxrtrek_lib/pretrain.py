@@ -20,7 +20,6 @@ HEAT = 28
 # Of convolutions; AdamW has the rest. Same films, 4 passes: mean AUROC 0.84 with Muon, 0.75 without. Of films
 # kept apart, 3 passes: 0.891 at this rate, 0.882 at twice, 0.832 at six times.
 MUON_RATE = 0.01
-STANDARD = 1000  # films, at most, that tell mean and spread of the tokens
 
 
 @dataclass
@@ -370,8 +369,7 @@ def encoder_for(
     curve = fit(
         encoder, pixels, known, epochs=epochs, precision=precision, seed=seed, checkpoint=epoch, key=key
     )
-    some = pixels[:: -(-len(pixels) // STANDARD)]
-    encoder.fit_standardisation(as_pixels(part) for part in some.split(64))
+    encoder.fit_standardisation(as_pixels(part) for part in pixels.split(64))
     resume.write({"weights": encoder.state_dict(), "curve": curve}, work / "encoder.pt", key)
     epoch.unlink()
     return encoder, curve

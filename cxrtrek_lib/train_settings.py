@@ -15,7 +15,7 @@ SMALL_WIDTH = 256  # of a decoder whose matrices are too small to be shared betw
 class Settings:
     """The `train` group of params.yaml, but for the two keys that the launcher reads."""
 
-    short_epochs: float
+    short_epochs: int
     epochs: int
     patience: int | None
     batch_cases: int
@@ -35,20 +35,23 @@ class Settings:
 def precision(asked: str, device: str) -> str:
     """bf16, fp16 or fp32 for a type of device ("cpu", "cuda", "mps"). Raises ValueError for a bad choice.
 
-    A processor without instructions for bf16 imitates it, and was 80 times slower.
+    A processor does bf16 only when asked: one without instructions for it was 80 times slower than in fp32.
     """
     if device == "cuda":
-        bf16, other = torch.cuda.is_bf16_supported(including_emulation=False), "fp16"
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        best = "bf16" if bf16 else "fp16"
     else:
-        bf16, other = device == "cpu" and _processor_has_bf16(), "fp32"
+        bf16 = device == "cpu" and processor_precision("bf16") == "bf16"
+        best = "fp32"
     if asked == "fp16" and device != "cuda" or asked == "bf16" and not bf16:
-        raise ValueError(f"train.precision: this {device} has no {asked}; write auto or {other}")
-    return asked if asked != "auto" else ("bf16" if bf16 else other)
+        raise ValueError(f"train.precision: this {device} has no {asked}; write auto or {best}")
+    return best if asked == "auto" else asked
 
 
-def _processor_has_bf16() -> bool:
+def processor_precision(asked: str) -> str:
+    """bf16 when it is asked for and the processor has it, else fp32: for what runs there, GPU or not."""
     has = torch.cpu.get_capabilities()
-    return any(has.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return "bf16" if asked == "bf16" and (has.get("avx512_bf16") or has.get("amx_bf16")) else "fp32"
 
 
 def memory_advice(settings: Settings, processes: int) -> str:

@@ -84,12 +84,6 @@ def test_the_first_passes_ask_what_is_answered_in_a_word():
     assert [(epoch, layout) for epoch, layout, _ in found] == (
         [(0, "presence")] * 2 + [(0, "short")] + [(1, "short")] * 3 + [(2, "alone")] * 3
     )
-    half = batches.plan(
-        crowd() * 2, short_epochs=0.5, epochs=1, batch_cases=4, alone_share=1.0, shuffled_share=0.0, seed=0
-    )
-    assert [(epoch, layout) for epoch, layout, _ in half] == (
-        [(0, "presence"), (0, "short")] + [(1, "alone")] * 5
-    )
     options = dict(layout="short", n_questions=1, seed=0, visit=0, even={})
     view = replace(tiny.TURNS[0], turn=3)
     asked_too = replace(crowd()[0], turns=(*crowd()[0].turns, view))

@@ -12,12 +12,12 @@ from cxrtrek_lib import batches, resume, train
 from cxrtrek_lib import model as models
 from cxrtrek_lib.assembled import coordinate_ids
 from cxrtrek_lib.chat import Film
-from cxrtrek_lib.train_settings import Settings, memory_advice, precision
+from cxrtrek_lib.train_settings import Settings, memory_advice, precision, processor_precision
 from tests import by_hugging_face, tiny
 
 SETTINGS = Settings(
     short_epochs=0, epochs=3, patience=None, batch_cases=2, accumulation=1, gradient_checkpointing=False,
-    precision="fp32",
+    precision="auto",
     loss_per="answer", questions_per_case=3, learning_rate=3e-3, muon_rate=0.01, warmup_steps=1,
     alone_share=0.4, shuffled_share=0.3, checkpoint_minutes=1e-9,
 )  # fmt: skip
@@ -254,16 +254,17 @@ def test_validation_loss_overall_by_stage_and_by_format(batch_cases):
 
 
 def test_what_a_device_can_compute_in(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
     assert [precision(asked, "cpu") for asked in ("auto", "fp32")] == ["fp32", "fp32"]
+    assert processor_precision("bf16") == "fp32"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
     for device in ("cpu", "mps"):
         for asked in ("bf16", "fp16"):
             told = f"train.precision: this {device} has no {asked}; write auto or fp32"
             with pytest.raises(ValueError, match=told):
                 precision(asked, device)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": True})
-    found = [precision(asked, "cpu") for asked in ("auto", "bf16", "fp32")]
-    assert found == ["bf16", "bf16", "fp32"] and precision("auto", "mps") == "fp32"
+    assert [precision(asked, "cpu") for asked in ("auto", "bf16", "fp32")] == ["fp32", "bf16", "fp32"]
+    assert [processor_precision(asked) for asked in ("auto", "bf16", "fp16")] == ["fp32", "bf16", "fp32"]
     for has_bf16, best in ((True, "bf16"), (False, "fp16")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has_bf16, **_: has)
         assert precision("auto", "cuda") == best
