@@ -156,7 +156,8 @@ def network(job: dict, settings: train_settings.Settings, *, sharded: bool):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = train_settings.precision(settings.precision, device)
     frozen = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[kind]
-    # Sharding wants weights of one type; weights that are tuned are kept in fp32 (see train.fit).
+    # Sharding wants weights of one type; weights that are tuned are kept in fp32 (see train.fit),
+    # and so are all of them on a processor, where bf16 is for products only.
     whole = job["lora_rank"] is None or sharded or device == "cpu"
     trust = job.get("trust_remote_code", False)
     model, processor = models.load(

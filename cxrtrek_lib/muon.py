@@ -25,12 +25,15 @@ def orthogonal(matrix: Tensor) -> Tensor:
     # Every step multiplies x by a polynomial of x x^T: these factors are gathered, small as they are, so that
     # a wide matrix (a kernel's is nine times as wide as high) is multiplied twice instead of ten times.
     one = torch.eye(len(x), dtype=x.dtype, device=x.device)
+
+    def polynomial(gram: Tensor) -> Tensor:
+        return a * one + b * gram + c * gram @ gram
+
     gram = x @ x.T
-    factors = a * one + b * gram + c * gram @ gram
-    factor = factors
+    factor = factors = polynomial(gram)
     for _ in range(STEPS - 1):
         gram = factor @ gram @ factor
-        factor = a * one + b * gram + c * gram @ gram
+        factor = polynomial(gram)
         factors = factor @ factors
     x = factors @ x
     return x.T if tall else x

@@ -41,7 +41,7 @@ def precision(asked: str, device: str) -> str:
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         best = "bf16" if bf16 else "fp16"
     else:
-        bf16 = device == "cpu" and processor_precision("bf16") == "bf16"
+        bf16 = device == "cpu" and _processor_has_bf16()
         best = "fp32"
     if asked == "fp16" and device != "cuda" or asked == "bf16" and not bf16:
         raise ValueError(f"train.precision: this {device} has no {asked}; write auto or {best}")
@@ -50,8 +50,12 @@ def precision(asked: str, device: str) -> str:
 
 def processor_precision(asked: str) -> str:
     """bf16 when it is asked for and the processor has it, else fp32: for what runs there, GPU or not."""
+    return "bf16" if asked == "bf16" and _processor_has_bf16() else "fp32"
+
+
+def _processor_has_bf16() -> bool:
     has = torch.cpu.get_capabilities()
-    return "bf16" if asked == "bf16" and (has.get("avx512_bf16") or has.get("amx_bf16")) else "fp32"
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
 def memory_advice(settings: Settings, processes: int) -> str:
