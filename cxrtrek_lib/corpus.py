@@ -1,7 +1,6 @@
 """The dataset on disk: sources read by role, patients split, Q&A built in worker processes; its numbers."""
 
 import hashlib
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +15,7 @@ import numpy as np
 import polars as pl
 from tqdm.auto import tqdm
 
-from cxrtrek_lib import authors, build, conversations, draws, paths, tables
+from cxrtrek_lib import authors, build, conversations, draws, paths, pools, tables
 from cxrtrek_lib.sources import chexpert_plus, imagenome, mimic
 from cxrtrek_lib.sources.common import Annotations, first_patients
 
@@ -200,20 +199,16 @@ def _build_all(
     with _pool(workers) as pool:
         jobs = [scratch / str(n) for n in range(told.n_shards)]
         waiting = [pool.submit(_build_shard, job, seed, told.balance) for job in jobs]
-        try:
-            for job, done in tqdm(
-                zip(jobs, waiting, strict=True),
-                total=len(jobs),
-                desc="questions",
-                unit="shard",
-                mininterval=0.5,
-            ):
-                numbers.append(done.result())
-                yield pl.read_ipc(f"{job}.qa")
-                Path(f"{job}.qa").unlink()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for job, done in tqdm(
+            zip(jobs, waiting, strict=True),
+            total=len(jobs),
+            desc="questions",
+            unit="shard",
+            mininterval=0.5,
+        ):
+            numbers.append(done.result())
+            yield pl.read_ipc(f"{job}.qa")
+            Path(f"{job}.qa").unlink()
 
 
 @contextmanager
@@ -222,7 +217,7 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     before = os.environ.get("POLARS_MAX_THREADS")
     os.environ["POLARS_MAX_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
     try:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with pools.spawned(workers) as pool:
             yield pool
     finally:
         if before is None:

@@ -6,9 +6,7 @@ unchanged film.
 """
 
 import json
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,18 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from cxrtrek_lib import chat, draws, files, images, metrics, paths, prediction_run, tables, transfer_questions
+from cxrtrek_lib import (
+    chat,
+    draws,
+    files,
+    images,
+    metrics,
+    paths,
+    pools,
+    prediction_run,
+    tables,
+    transfer_questions,
+)
 from cxrtrek_lib.inference_stats import interval
 from cxrtrek_lib.simulate import acquisition, detector, geometry, patient, phantom, plan, scene, truth_tables
 from cxrtrek_lib.simulate.acquisition import FIELD_MM, SCATTER, SOURCE_MM, Acquisition
@@ -131,7 +140,7 @@ def make(cases: list[dict], folder: Path, *, processes: int, seed: int) -> tuple
     """
     size_px = json.loads((paths.FILMS / "training" / "summary.json").read_text(encoding="utf-8"))["size_px"]
     told, rows = {}, []
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    with pools.spawned(processes) as pool:
         found = list(tqdm(pool.map(partial(films, size_px=size_px, seed=seed), cases), "films", len(cases)))
     for number, (case, (made, truth)) in enumerate(zip(cases, found, strict=True)):
         told[case["sample_id"]] = truth

@@ -8,11 +8,9 @@ machine, or of another number of threads, may differ in the last place of a prob
 
 import json
 import multiprocessing
-import multiprocessing.connection
 import os
 import shutil
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -24,7 +22,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from cxrtrek_lib import assembled, batches, chat, decode, dialogue, encoder, files, predict, resume
+from cxrtrek_lib import assembled, batches, chat, decode, dialogue, encoder, files, pools, predict, resume
 from cxrtrek_lib import model as models
 from cxrtrek_lib.chat import Case
 from cxrtrek_lib.dialogue import Answer
@@ -175,14 +173,9 @@ def shared_by(processes: int) -> Iterator[ProcessPoolExecutor]:
 
     They take seconds to start, and load a checkpoint once.
     """
-    context = multiprocessing.get_context("spawn")
-    started = (context.Value("i", 0), max(1, torch.get_num_threads() // processes))
-    with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=started) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    started = multiprocessing.get_context("spawn").Value("i", 0)
+    with pools.spawned(processes, _begin, started, max(1, torch.get_num_threads() // processes)) as pool:
+        yield pool
 
 
 def _shared(
@@ -211,20 +204,13 @@ def _shared(
 
 
 def _begin(started, threads: int) -> None:
-    """Prepare a process: its share of the cores, a GPU of its own, quiet, and ended with its parent."""
+    """Prepare a process: its share of the cores, a GPU of its own, quiet."""
     torch.set_num_threads(threads)
     with started.get_lock():
         rank, started.value = started.value, started.value + 1
     if torch.cuda.is_available():
         torch.cuda.set_device(rank % torch.cuda.device_count())
     sys.stderr = open(os.devnull, "w")  # the parent's bar is enough
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Nothing goes on decoding for a notebook that was killed."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
 
 
 _loaded = lru_cache(maxsize=1)(_load)  # once per process of a pool, not once per batch or run

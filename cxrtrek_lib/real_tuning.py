@@ -3,10 +3,9 @@
 Every tuning is a job of one thread in a process of its own: what comes out does not depend on their number.
 """
 
-import multiprocessing
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from cxrtrek_lib import pretrain
+from cxrtrek_lib import pools, pretrain
 from cxrtrek_lib.encoder import CHANNELS, CxrEncoder
 
 RATES, EPOCHS, BATCH, SHIFT_PX = (3e-4, 1e-3), 6, 8, 12
@@ -54,8 +53,7 @@ def tune_all(
     """
     jobs = [(name, fold, rate) for name in encoders for fold in range(len(split)) for rate in RATES]
     done = {}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers or len(os.sched_getaffinity(0)), mp_context=context) as pool:
+    with pools.spawned(workers or len(os.sched_getaffinity(0))) as pool:
         waiting = {}
         for name, fold, rate in jobs:
             settings = {"rate": rate, "epochs": epochs, "seed": seed + fold}

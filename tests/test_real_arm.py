@@ -188,7 +188,7 @@ def test_rate_and_epoch_are_those_of_the_lowest_validation_loss(encoder, monkeyp
             future.set_result(told[rate])
             return future
 
-    monkeypatch.setattr(real_tuning, "ProcessPoolExecutor", Inline)
+    monkeypatch.setattr(real_tuning.pools, "spawned", Inline)
     best = real_tuning.tune_all({"a": encoder}, torch.zeros(4), np.zeros((4, 2)), [None], seed=0)
     assert (best["a", 0, 0].rate, best["a", 0, 0].epoch, best["a", 0, 0].logits[0]) == (3e-4, 2, 6e-4)
     assert (best["a", 0, 1].rate, best["a", 0, 1].epoch, best["a", 0, 1].logits[0]) == (1e-3, 2, 2e-3)

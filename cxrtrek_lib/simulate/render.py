@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm.auto import tqdm
 
-from cxrtrek_lib import draws, files, findings
+from cxrtrek_lib import draws, files, findings, pools
 from cxrtrek_lib.simulate import phantom, scene
 
 # Modules of this room that do not decide what a film looks like or what is true of it.
@@ -98,20 +97,13 @@ def render_all(jobs: list[tuple[dict, Path]], *, size_px: int, seed: int, worker
     phantom.load()  # built once here, not once per worker
     truths: list[dict | None] = [None] * len(jobs)
     failures: dict[int, str] = {}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with pools.spawned(workers) as pool:
         waiting = {pool.submit(render, study, size_px, seed, path): i for i, (study, path) in enumerate(jobs)}
-        try:
-            for done in tqdm(
-                as_completed(waiting), total=len(jobs), desc="films", unit="film", mininterval=0.5
-            ):
-                try:
-                    truths[waiting[done]] = done.result()
-                except Exception as error:  # whatever it was, the other films go on
-                    failures[waiting[done]] = _reason(error)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for done in tqdm(as_completed(waiting), total=len(jobs), desc="films", unit="film", mininterval=0.5):
+            try:
+                truths[waiting[done]] = done.result()
+            except Exception as error:  # whatever it was, the other films go on
+                failures[waiting[done]] = _reason(error)
     _report(jobs, failures)
     return truths
 
