@@ -21,7 +21,7 @@ repro: $(STAMP) ## run the study: install if needed, then every step that is out
 	$(BIN)/python -m cxrtrek_lib.readme
 
 test: $(STAMP) ## run the whole test suite, the pipeline at smoke size included
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 smoke: $(STAMP) ## run the whole pipeline at smoke size in a scratch copy (minutes)
 	$(BIN)/python -m pytest -s -m smoke tests/test_smoke.py

@@ -17,6 +17,14 @@ settings.register_profile("study", deadline=None, derandomize=True)
 settings.load_profile("study")
 
 
+def pytest_configure():
+    """Workers of pytest-xdist share the cores, instead of waiting for one another's threads."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    if workers > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+        os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # processes of a test have as many
+
+
 @pytest.fixture
 def scratch(tmp_path, monkeypatch):
     """Figures and tables are written under a scratch folder, which is returned."""

